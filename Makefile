@@ -1,0 +1,101 @@
+# manifestry - `make` prints this list
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+LOCKS := hack/requirements
+UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' $(LOCKS)/dev.txt)
+PYTEST := $(BIN)/python -m pytest
+KIND := python3 hack/kind
+IMAGE ?= localhost/manifestry:dev
+
+.PHONY: help
+help: ## print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): $(LOCKS)/dev.txt pyproject.toml
+	@echo "== Python environment in $(VENV)"
+	@python3 hack/venv.py $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCKS)/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: venv
+venv: $(STAMP) ## make or refresh the Python environment
+
+.PHONY: lint
+lint: $(STAMP) ## ruff, formatting, import contracts, lock file
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+
+.PHONY: format
+format: $(STAMP) ## rewrite the sources as ruff wants them
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+.PHONY: type
+type: $(STAMP) ## mypy, strict
+	@$(BIN)/mypy
+	@MYPYPATH=hack/kind $(BIN)/mypy --strict hack/kind/__main__.py
+
+.PHONY: test-unit
+test-unit: $(STAMP) ## pure functions: seconds
+	@$(PYTEST) tests/unit
+
+.PHONY: test-component
+test-component: $(STAMP) ## one process against real local parts (SeaweedFS, files, HTTP)
+	@$(PYTEST) tests/component
+
+.PHONY: test-cluster
+test-cluster: $(STAMP) ## a real kube-apiserver without nodes (needs Go)
+	@$(PYTEST) tests/cluster
+
+.PHONY: test-e2e
+test-e2e: $(STAMP) up ## real pods on the kind cluster
+	@eval "$$($(KIND) env)" && $(PYTEST) tests/e2e
+
+.PHONY: test
+test: $(STAMP) ## everything, from nothing: unit, component, cluster, e2e
+	@$(KIND) up
+	@eval "$$($(KIND) env)" && bash hack/install.sh && $(PYTEST) tests
+
+.PHONY: cluster-up
+cluster-up: ## the development cluster alone
+	@$(KIND) up
+
+.PHONY: cluster-down
+cluster-down: down ## same as down
+
+.PHONY: image
+image: ## build the container image
+	@$(KIND) build-image --tag $(IMAGE)
+
+.PHONY: up
+up: cluster-up ## cluster, image and chart installed
+	@eval "$$($(KIND) env)" && bash hack/install.sh
+
+.PHONY: demo
+demo: $(STAMP) up ## the main job, shown step by step
+	@eval "$$($(KIND) env)" && bash hack/demo.sh
+
+.PHONY: down
+down: ## leave no process, container, mount, network or file outside the cache
+	@$(KIND) down
+
+.PHONY: lock
+lock: $(STAMP) ## resolve the dependencies anew, with hashes
+	@for set in runtime dev; do \
+	  $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-header \
+	    --python-version 3.11 --python-platform linux $$([ $$set = dev ] && echo "--extra dev -c $(LOCKS)/runtime.txt") \
+	    pyproject.toml -o $(LOCKS)/$$set.txt; \
+	done
+
+.PHONY: verify
+verify: $(STAMP) ## regenerate what is generated and fail on a difference
+	@$(BIN)/python hack/generate.py
+	@git diff --exit-code -- charts docs

@@ -1,0 +1,1 @@
+"""The REST facade: the same resources over HTTP."""

@@ -1,0 +1,77 @@
+"""Render the cluster's configuration. JSON is YAML too, and the standard library can write it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from layout import ClusterPaths
+
+AUDIT_NODE_FOLDER = "/var/log/manifestry-audit"
+AUDIT_POLICY_NODE_FILE = "/etc/manifestry/audit-policy.yaml"
+AUDIT_MEGABYTES = "200"
+
+
+def audit_policy() -> dict[str, Any]:
+    """Return the API server's audit policy: every write, once, without its body.
+
+    Reads and the leases that nodes and leaders renew all the time are left out, so that a test
+    can count the writes which a job or an artifact costs.
+    """
+    quiet = ["kube-node-lease", "kube-system"]
+    leases = [{"group": "coordination.k8s.io", "resources": ["leases"]}]
+    return {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            {"level": "None", "verbs": ["get", "list", "watch"]},
+            {"level": "None", "namespaces": quiet, "resources": leases},
+            {"level": "None", "resources": [{"group": group, "resources": ["events"]} for group in ("", "events.k8s.io")]},
+            {"level": "Metadata"},
+        ],
+    }
+
+
+def _kubeadm_patch() -> dict[str, Any]:
+    args = {
+        "audit-policy-file": AUDIT_POLICY_NODE_FILE,
+        "audit-log-path": f"{AUDIT_NODE_FOLDER}/audit.log",
+        "audit-log-maxsize": AUDIT_MEGABYTES,
+        "audit-log-maxbackup": "1",
+    }
+    volumes = [
+        {"name": "audit-policy", "hostPath": AUDIT_POLICY_NODE_FILE, "mountPath": AUDIT_POLICY_NODE_FILE},
+        {"name": "audit-log", "hostPath": AUDIT_NODE_FOLDER, "mountPath": AUDIT_NODE_FOLDER},
+    ]
+    volumes[0] |= {"readOnly": True, "pathType": "File"}
+    volumes[1] |= {"readOnly": False, "pathType": "DirectoryOrCreate"}
+    api_server = {"extraArgs": [{"name": name, "value": value} for name, value in args.items()], "extraVolumes": volumes}
+    return {"kind": "ClusterConfiguration", "apiServer": api_server}
+
+
+def cluster(paths: ClusterPaths, image: str) -> dict[str, Any]:
+    """Return kind's configuration of one node, with the audit folder of the host mounted."""
+    mounts = [
+        {"hostPath": str(paths.audit_policy), "containerPath": AUDIT_POLICY_NODE_FILE, "readOnly": True},
+        {"hostPath": str(paths.audit_folder), "containerPath": AUDIT_NODE_FOLDER},
+    ]
+    node = {
+        "role": "control-plane",
+        "image": image,
+        "extraMounts": mounts,
+        "kubeadmConfigPatches": [json.dumps(_kubeadm_patch())],
+    }
+    return {
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "networking": {"kubeProxyMode": "nftables"},
+        "nodes": [node],
+    }
+
+
+def write(paths: ClusterPaths, image: str) -> None:
+    """Write the files that `kind create cluster` and the node read."""
+    paths.audit_folder.mkdir(parents=True, exist_ok=True)
+    paths.audit_policy.write_text(json.dumps(audit_policy(), indent=1) + "\n")
+    paths.kind_config.write_text(json.dumps(cluster(paths, image), indent=1) + "\n")

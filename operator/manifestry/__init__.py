@@ -1,0 +1,1 @@
+"""manifestry: artifacts and jobs as custom resources."""

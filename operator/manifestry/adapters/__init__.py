@@ -1,0 +1,1 @@
+"""Input and output: Kubernetes, the object store, clocks, telemetry."""

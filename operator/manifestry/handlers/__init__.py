@@ -1,0 +1,1 @@
+"""The Kopf shell: gather, plan, apply."""

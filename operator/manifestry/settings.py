@@ -1,0 +1,108 @@
+"""What an administrator may set, read once from a mapping, all errors reported together."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+PREFIX = "MANIFESTRY_"
+
+
+class SettingsError(ValueError):
+    """The environment does not describe a working process; the message lists every bad variable."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    @classmethod
+    def from_mapping(cls, env: Mapping[str, str]) -> Self:
+        """Read the section's fields from `MANIFESTRY_<FIELD>` variables.
+
+        Raises:
+            SettingsError: one or more variables are not valid; values are never in the message.
+        """
+        values: dict[str, Any] = {
+            name: env[PREFIX + name.upper()]
+            for name in cls.model_fields
+            if env.get(PREFIX + name.upper(), "") != ""
+        }
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            lines = [
+                f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False)
+            ]
+            raise SettingsError("; ".join(lines)) from None
+
+
+class StoreSettings(_Section):
+    """Where bytes are kept.
+
+    References: docs/configuration.md "Storage"; obstore's own configuration keys for S3, GCS and Azure.
+    """
+
+    store_type: Literal["local", "s3", "gcs", "azure"] = "local"
+    store_path: str = "/var/lib/manifestry"
+    store_bucket: str = ""
+    store_prefix: str = ""
+    store_endpoint: str = ""
+    store_region: str = "us-east-1"
+    store_access_key_id: SecretStr | None = None
+    store_secret_access_key: SecretStr | None = None
+    store_allow_http: bool = False
+    store_timeout_seconds: float = Field(default=30.0, gt=0, le=600)
+
+
+class ClusterSettings(_Section):
+    """How the Kubernetes API is reached; an empty kubeconfig means the pod's service account."""
+
+    kubeconfig: str = ""
+    namespace: str = "manifestry-system"
+    kube_request_timeout_seconds: float = Field(default=30.0, gt=0, le=300)
+    kube_pool_size: int = Field(default=64, ge=4, le=1024)
+
+
+class OperatorSettings(_Section):
+    """The operator's own switches."""
+
+    health_host: str = "0.0.0.0"  # noqa: S104 - a pod serves its probes on every address
+    health_port: int = Field(default=8081, ge=0, le=65535)
+    workers: int = Field(default=16, ge=1, le=256)
+    resync_seconds: float = Field(default=60.0, ge=1, le=3600)
+    lease_name: str = "manifestry-operator"
+    leader_election: bool = True
+    identity: str = ""
+    webhook_secret: str = "manifestry-webhook-tls"  # noqa: S105 - a Secret's name
+    webhook_service: str = "manifestry-api"
+    webhook_configuration: str = "manifestry"
+    webhook_certificates: bool = True
+    webhook_certificate_days: int = Field(default=90, ge=1, le=3650)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class ApiSettings(_Section):
+    """The facade's own switches."""
+
+    api_host: str = "0.0.0.0"  # noqa: S104 - a pod serves on every address
+    api_port: int = Field(default=8080, ge=0, le=65535)
+    webhook_port: int = Field(default=9443, ge=0, le=65535)
+    webhook_enabled: bool = True
+    webhook_secret: str = "manifestry-webhook-tls"  # noqa: S105 - a Secret's name
+    jwt_audience: str = "manifestry"
+    jwt_leeway_seconds: int = Field(default=30, ge=0, le=300)
+    kubernetes_issuer: bool = True
+    max_body_bytes: int = Field(default=1 << 20, ge=1024, le=16 << 20)
+    max_upload_bytes: int = Field(default=5 << 30, ge=1)
+    wait_seconds: float = Field(default=5.0, ge=0, le=60)
+    shutdown_seconds: float = Field(default=20.0, ge=0, le=300)
+    lease_name: str = "manifestry-operator"
+    webhook_configuration: str = "manifestry"
+    slow_call_seconds: float = Field(default=1.0, gt=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def environment() -> Mapping[str, str]:
+    """Return the process's environment: the one place where it is read."""
+    return os.environ
