@@ -1,0 +1,140 @@
+"""What others' refusals mean in our terms: Kubernetes, the object store, FastAPI, Starlette."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from manifestry.adapters import cluster, store
+from manifestry.core import admission, errors
+
+ERRORS_MAX_COUNT = 64
+DETAIL_MAX_LENGTH = 1024
+_INDEX = re.compile(r"\[([^\]]*)\]")
+
+_HTTP: Mapping[int, errors.ErrorKind] = {
+    400: errors.BAD_REQUEST,
+    401: errors.UNAUTHENTICATED,
+    403: errors.FORBIDDEN,
+    404: errors.NOT_FOUND,
+    405: errors.METHOD_NOT_ALLOWED,
+    406: errors.NOT_ACCEPTABLE,
+    409: errors.CONFLICT,
+    410: errors.GONE,
+    412: errors.PRECONDITION_FAILED,
+    413: errors.PAYLOAD_TOO_LARGE,
+    415: errors.UNSUPPORTED_MEDIA_TYPE,
+    416: errors.RANGE_NOT_SATISFIABLE,
+    422: errors.VALIDATION_FAILED,
+    503: errors.DEPENDENCY_UNAVAILABLE,
+}
+_API: Mapping[int, errors.ErrorKind] = {
+    400: errors.BAD_REQUEST,
+    403: errors.FORBIDDEN,
+    404: errors.NOT_FOUND,
+    409: errors.CONFLICT,
+    410: errors.GONE,
+    413: errors.PAYLOAD_TOO_LARGE,
+}
+_STORE: tuple[tuple[type[store.StoreError], errors.ErrorKind], ...] = (
+    (store.TooLargeError, errors.PAYLOAD_TOO_LARGE),
+    (store.BlobNotFoundError, errors.NOT_FOUND),
+    (store.StoreFullError, errors.STORAGE_FULL),
+    (store.StoreUnavailableError, errors.DEPENDENCY_UNAVAILABLE),
+)
+
+
+def from_api(error: cluster.ApiError) -> errors.Problem:
+    """Return the problem for a refusal of the Kubernetes API.
+
+    An exceeded quota is known by its causes: priority and fairness answers 429 as well, and a webhook's
+    403 or 409 may be anybody's.
+    """
+    if (usage := admission.parse_usage(error.details)) is not None:
+        return errors.Problem(errors.QUOTA_EXCEEDED, _detail(error), usage=usage, headers=_wait(error, "5"))
+    if error.status == 422:
+        return _invalid(error)
+    if isinstance(error, cluster.AlreadyExistsError):
+        return errors.Problem(errors.ALREADY_EXISTS, _detail(error))
+    if error.status == 429 or (error.status == 503 and "retryAfterSeconds" in error.details):
+        return errors.Problem(errors.BUSY, "the Kubernetes API is busy", headers=_wait(error, "1"))
+    kind = _API.get(error.status)
+    if kind is None:
+        return errors.Problem(errors.DEPENDENCY_UNAVAILABLE, "the Kubernetes API does not answer as it should")
+    return errors.Problem(kind, _detail(error))
+
+
+def _detail(error: cluster.ApiError) -> str:
+    return error.message[:DETAIL_MAX_LENGTH] or error.reason
+
+
+def _wait(error: cluster.ApiError, default: str) -> dict[str, str]:
+    return {"Retry-After": str(error.details.get("retryAfterSeconds") or default)}
+
+
+def _invalid(error: cluster.ApiError) -> errors.Problem:
+    causes = [cause for cause in error.details.get("causes") or () if isinstance(cause, Mapping)]
+    fields = tuple(
+        errors.FieldError(pointer(str(cause.get("field", ""))), str(cause.get("message", "")))
+        for cause in causes[:ERRORS_MAX_COUNT]
+    )
+    immutable = any("immutable" in field.message for field in fields)
+    return errors.Problem(
+        errors.IMMUTABLE_FIELD if immutable else errors.VALIDATION_FAILED, _detail(error), fields
+    )
+
+
+def pointer(field: str) -> str:
+    """Return the RFC 6901 pointer for a Kubernetes field path such as `spec.files[0].name`."""
+    parts = _INDEX.sub(r".\1", field).split(".")
+    return "".join(f"/{_escape(part)}" for part in parts if part and part != "<nil>")
+
+
+def _escape(part: object) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")
+
+
+def from_store(error: store.StoreError) -> errors.Problem:
+    """Return the problem for a refusal of the object store; keys and endpoints are not in it."""
+    kind = next((kind for cls, kind in _STORE if isinstance(error, cls)), errors.DEPENDENCY_UNAVAILABLE)
+    return errors.Problem(kind, f"the object store refuses: {kind.title.lower()}")
+
+
+def from_http(error: HTTPException) -> errors.Problem:
+    """Return the problem for what Starlette refuses by itself: no route, no method, a body too large."""
+    kind = _HTTP.get(error.status_code, errors.INTERNAL if error.status_code >= 500 else errors.BAD_REQUEST)
+    detail = "no such route" if kind is errors.NOT_FOUND else str(error.detail)
+    return errors.Problem(kind, detail, headers=dict(error.headers or {}))
+
+
+def from_validation(error: RequestValidationError) -> errors.Problem:
+    """Return the problem for a request that does not fit its schema; input values are not in it."""
+    found: Sequence[Mapping[str, Any]] = error.errors()
+    if any(each["type"] == "json_invalid" for each in found):
+        return errors.Problem(errors.BAD_REQUEST, "the body must be JSON")
+    fields = tuple(_field(each) for each in found[:ERRORS_MAX_COUNT])
+    return errors.Problem(errors.VALIDATION_FAILED, _sentence(fields), fields)
+
+
+def _field(found: Mapping[str, Any]) -> errors.FieldError:
+    place, *path = found["loc"]
+    if place == "body":
+        return errors.FieldError("".join(f"/{_escape(part)}" for part in path), found["msg"])
+    return errors.FieldError(f"{place}:{'.'.join(map(str, path))}", found["msg"])
+
+
+def _sentence(fields: Sequence[errors.FieldError]) -> str:
+    if not fields:
+        return "the request must fit its schema"
+    first = fields[0]
+    return f"`{first.pointer.removeprefix('query:') or '/'}`: {first.message}"[:DETAIL_MAX_LENGTH]
+
+
+def render_field(error: errors.FieldError) -> dict[str, str]:
+    """Return one row of `errors[]`: `pointer` into the body, or `parameter` of query, path or header."""
+    place, colon, name = error.pointer.partition(":")
+    if colon and place in {"query", "path", "header", "cookie"}:
+        return {"parameter": name, "message": error.message}
+    return {"pointer": error.pointer, "message": error.message}

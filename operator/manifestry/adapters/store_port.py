@@ -1,0 +1,168 @@
+"""What every object store promises, so that neither shell knows whether bytes are on a disk or in a cloud."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import ClassVar, Final, NamedTuple, Protocol
+
+from manifestry.core import errors
+
+# A batch is hashed and written in one thread hop: 1 MiB takes 0.6 ms to hash, a hop about 0.05 ms.
+BATCH_BYTES: Final = 1 << 20
+PUT_MAX_BYTES: Final = 4 << 20  # `put` is for manifests and inline payloads: an OCI manifest has at most 4 MiB
+
+
+class StoreError(Exception):
+    """Something about the object store; `kind` is the row of the error table.
+
+    Messages are constant for an operation, because they end in conditions: a message with a time in it
+    would make every retry a write. What the store really said is in `__cause__`.
+    """
+
+    kind: ClassVar[errors.ErrorKind] = errors.INTERNAL
+
+
+class StoreUnavailableError(StoreError):
+    """The store does not answer in time, refuses our credentials, or fails."""
+
+    kind = errors.DEPENDENCY_UNAVAILABLE
+
+
+class StoreFullError(StoreError):
+    """The store has no room for the bytes."""
+
+    kind = errors.STORAGE_FULL
+
+
+class TooLargeError(StoreError):
+    """The bytes are more than the caller allowed."""
+
+    kind = errors.PAYLOAD_TOO_LARGE
+
+
+class BlobNotFoundError(StoreError):
+    """The tenant has no blob of this digest."""
+
+    kind = errors.NOT_FOUND
+
+
+class BlobDamagedError(StoreError):
+    """The stored bytes are not what their digest says."""
+
+    kind = errors.INTERNAL
+
+
+class Blob(NamedTuple):
+    """Published bytes."""
+
+    digest: str
+    size_bytes: int
+
+
+class Staged(NamedTuple):
+    """Bytes that are stored and hashed, but that no reader can see; `upload_id` is a UUID."""
+
+    upload_id: str
+    digest: str
+    size_bytes: int
+
+
+class Store(Protocol):
+    """A content-addressed store, one prefix per tenant.
+
+    Every method may raise `StoreUnavailableError`; each single request or disk operation ends within
+    the store's timeout. A `tenant_uid` that is not a UUID or a digest that is not canonical is a
+    `ValueError`: the shells have checked them long before.
+    """
+
+    async def stage(self, chunks: AsyncIterator[bytes], *, limit_bytes: int) -> Staged:
+        """Store a stream where nobody sees it, hashing as it passes.
+
+        Raises:
+            TooLargeError: more than `limit_bytes` came; nothing is left behind.
+            StoreFullError: no room; nothing is left behind.
+        """
+        ...
+
+    async def publish(self, tenant_uid: str, staged: Staged) -> Blob:
+        """Make staged bytes visible under their digest, all of them at once; safe to repeat.
+
+        Raises:
+            BlobNotFoundError: the staged bytes are gone and were not published.
+        """
+        ...
+
+    async def put(self, tenant_uid: str, data: bytes) -> Blob:
+        """Publish a few bytes that are in memory anyway (at most `PUT_MAX_BYTES`); safe to repeat.
+
+        Raises:
+            TooLargeError: `data` is longer than that.
+            StoreFullError: no room.
+        """
+        ...
+
+    async def head(self, tenant_uid: str, digest: str) -> Blob | None:
+        """Return a blob's size, None when the tenant has no such blob."""
+        ...
+
+    async def read(self, tenant_uid: str, digest: str, *, limit_bytes: int) -> bytes:
+        """Return a small blob, hashed again before it is returned.
+
+        Raises:
+            BlobNotFoundError: no such blob.
+            TooLargeError: the blob is longer than `limit_bytes`.
+            BlobDamagedError: the bytes do not hash to `digest`.
+        """
+        ...
+
+    def stream(
+        self, tenant_uid: str, digest: str, *, offset: int = 0, count: int | None = None
+    ) -> AsyncIterator[memoryview]:
+        """Yield the bytes from `offset`, `count` of them or all, at the consumer's pace.
+
+        Raises:
+            BlobNotFoundError: no such blob.
+            BlobDamagedError: the blob ends before `offset + count`.
+        """
+        ...
+
+    async def discard(self, staged: Staged) -> None:
+        """Remove staged bytes; nothing happens when they are gone."""
+        ...
+
+    async def delete(self, tenant_uid: str, digest: str) -> None:
+        """Remove a blob; nothing happens when it is gone."""
+        ...
+
+    async def canary(self) -> None:
+        """Write, read back and delete a few bytes, as readiness needs it."""
+        ...
+
+    def local_path(self, tenant_uid: str, digest: str) -> Path | None:
+        """Return where the blob lies (or would lie) on this machine's disk, None for a remote store."""
+        ...
+
+    async def close(self) -> None:
+        """Release threads and descriptors."""
+        ...
+
+
+async def batches(chunks: AsyncIterator[bytes], *, limit_bytes: int) -> AsyncIterator[bytes]:
+    """Yield the stream in pieces of about `BATCH_BYTES`; a piece is never empty.
+
+    Raises:
+        TooLargeError: more than `limit_bytes` came.
+    """
+    parts: list[bytes] = []
+    held = total = 0
+    async for chunk in chunks:
+        total += len(chunk)
+        if total > limit_bytes:
+            raise TooLargeError(f"the bytes must not be more than {limit_bytes}")
+        parts.append(chunk)
+        held += len(chunk)
+        if held >= BATCH_BYTES:
+            yield b"".join(parts)
+            parts, held = [], 0
+    if held:
+        yield b"".join(parts)
+

@@ -1,0 +1,139 @@
+"""The audit record: one per decision, shaped like audit.k8s.io/v1, so the cluster's own tools read it.
+
+It never holds a body, a header that was not claimed for the record, or a query string.
+
+References: https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from manifestry.core import names
+
+ANONYMOUS = "system:anonymous"
+UNAUTHENTICATED_GROUP = "system:unauthenticated"
+TEXT_MAX_LENGTH = 1024
+
+Stage = Literal["ResponseStarted", "ResponseComplete"]
+_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_RESOURCES = {
+    "artifacts": "artifacts",
+    "uploads": "uploads",
+    "jobs": "jobs",
+    "job-types": "jobtypes",
+    "quotas": "quotaledgers",
+    "audit": "audit",
+    "lineage": "lineage",
+    "sparql": "lineage",
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """A request and what was decided about it.
+
+    Args:
+        path: the URL's path as it came, without the query.
+        subject: the authenticated name; empty when there is none.
+        namespace: the tenant's namespace; empty before it is known.
+        status: the answer's HTTP status.
+        code: the problem's code; empty on success.
+        detail: the problem's sentence; empty on success.
+        annotations: claimed headers and decision, by their short names.
+    """
+
+    audit_id: str
+    stage: Stage
+    method: str
+    path: str
+    subject: str
+    groups: tuple[str, ...]
+    namespace: str
+    source_ips: tuple[str, ...]
+    user_agent: str
+    status: int
+    code: str
+    detail: str
+    received: datetime
+    decided: datetime
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+def record(event: Event) -> dict[str, Any]:
+    """Return the record as a JSON object."""
+    reference = object_reference(event.path, event.namespace)
+    body: dict[str, Any] = {
+        "kind": "Event",
+        "apiVersion": "audit.k8s.io/v1",
+        "level": "Metadata",
+        "auditID": event.audit_id,
+        "stage": event.stage,
+        "requestURI": _bounded(event.path),
+        "verb": verb(event.method, named=bool(reference and "name" in reference)),
+        "user": _user(event),
+        "sourceIPs": list(event.source_ips),
+        "userAgent": _bounded(event.user_agent),
+        "responseStatus": _status(event),
+        "requestReceivedTimestamp": _micro_time(event.received),
+        "stageTimestamp": _micro_time(event.decided),
+        "annotations": _annotations(event),
+    }
+    if reference is not None:
+        body["objectRef"] = reference
+    return body
+
+
+def line(body: Mapping[str, Any]) -> str:
+    """Return the record as one line; every control character is escaped, so no value can forge a line."""
+    return json.dumps(body, ensure_ascii=True, separators=(",", ":"))
+
+
+def verb(method: str, *, named: bool) -> str:
+    """Return Kubernetes' verb for an HTTP method on a collection or on a named object."""
+    return _VERBS.get(method) or ("get" if named else "list")
+
+
+def object_reference(path: str, namespace: str) -> dict[str, str] | None:
+    """Return what `/artifacts/x/content`-like paths point at, or None for a path of another kind."""
+    noun, name, subresource = [*path.strip("/").split("/", 3), "", "", ""][:3]
+    if noun not in _RESOURCES:
+        return None
+    reference = {
+        "resource": _RESOURCES[noun],
+        "namespace": namespace,
+        "name": _bounded(name),
+        "subresource": _bounded(subresource),
+    }
+    filled = {key: value for key, value in reference.items() if value}
+    return {**filled, "apiGroup": names.GROUP, "apiVersion": names.VERSION}
+
+
+def _user(event: Event) -> dict[str, Any]:
+    if not event.subject:
+        return {"username": ANONYMOUS, "groups": [UNAUTHENTICATED_GROUP]}
+    return {"username": event.subject, "groups": list(event.groups)}
+
+
+def _status(event: Event) -> dict[str, Any]:
+    status: dict[str, Any] = {"metadata": {}, "code": event.status}
+    if event.code:
+        status |= {"status": "Failure", "reason": event.code, "message": _bounded(event.detail)}
+    return status
+
+
+def _annotations(event: Event) -> dict[str, str]:
+    refused = event.status in {401, 403}
+    decision = {"authorization.k8s.io/decision": "forbid" if refused else "allow"}
+    own = {f"{names.GROUP}/{key}": _bounded(text) for key, text in event.annotations.items() if text}
+    return {**decision, **own}
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= TEXT_MAX_LENGTH else text[: TEXT_MAX_LENGTH - 1] + "…"
+
+
+def _micro_time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,93 @@
+"""Range requests for payloads whose size is known.
+
+References: RFC 9110 section 14; CVE-2025-62727 (why the number of ranges is bounded before any work).
+"""
+
+from dataclasses import dataclass
+
+from manifestry.core import errors
+
+RANGES_MAX = 16
+_HEADER_MAX_LENGTH = 512
+_DIGITS_MAX = 19  # more cannot be a size; also bounds int()
+
+
+@dataclass(frozen=True)
+class Span:
+    """A satisfiable part of a payload.
+
+    Args:
+        offset: first byte.
+        count: number of bytes, at least 1.
+    """
+
+    offset: int
+    count: int
+
+    def content_range(self, size_bytes: int) -> str:
+        """Return the value of `Content-Range` for this part."""
+        return f"bytes {self.offset}-{self.offset + self.count - 1}/{size_bytes}"
+
+
+def parse(header: str | None, size_bytes: int) -> tuple[Span, ...] | None:
+    """Return the parts that a `Range` header asks for, in its order.
+
+    Returns:
+        None where the header must be ignored (absent, another unit, not valid, over a bound): the answer is
+        then the whole payload.
+    Raises:
+        Problem: range-not-satisfiable, when the header is valid but no part of it exists.
+    References: RFC 9110 sections 14.1.2 and 14.2.
+    """
+    specs = _specs(header)
+    if specs is None:
+        return None
+    spans = tuple(span for first, last in specs if (span := _resolve(first, last, size_bytes)) is not None)
+    if not spans:
+        raise errors.Problem(
+            errors.RANGE_NOT_SATISFIABLE,
+            f"`Range` must begin within the {size_bytes} bytes of the payload",
+            headers={"Content-Range": f"bytes */{size_bytes}"},
+        )
+    return spans
+
+
+def single(spans: tuple[Span, ...] | None) -> Span | None:
+    """Return the one part, or None: several parts are answered with the whole payload, which is allowed.
+
+    References: RFC 9110 section 14.2, "A server MAY ignore the Range header field".
+    """
+    return spans[0] if spans is not None and len(spans) == 1 else None
+
+
+def _specs(header: str | None) -> list[tuple[int | None, int | None]] | None:
+    if header is None or len(header) > _HEADER_MAX_LENGTH:
+        return None
+    unit, equals, text = header.partition("=")
+    items = [item.strip(" \t") for item in text.split(",")]
+    if unit.strip().lower() != "bytes" or not equals or len(items) > RANGES_MAX:
+        return None
+    specs = [_spec(item) for item in items if item]
+    return None if not specs or None in specs else [spec for spec in specs if spec is not None]
+
+
+def _spec(item: str) -> tuple[int | None, int | None] | None:
+    first, dash, last = item.partition("-")
+    if not dash or not all(_is_number(part) for part in (first, last) if part) or not (first or last):
+        return None
+    start, end = (int(part) if part else None for part in (first, last))
+    return None if start is not None and end is not None and end < start else (start, end)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
+
+
+def _resolve(first: int | None, last: int | None, size_bytes: int) -> Span | None:
+    if first is None:
+        count = min(last or 0, size_bytes)
+        return Span(size_bytes - count, count) if count else None
+    if first >= size_bytes:
+        return None
+    end = size_bytes - 1 if last is None else min(last, size_bytes - 1)
+    return Span(first, end - first + 1)

@@ -1,0 +1,81 @@
+"""The last seen JobTypes, TenantQuotas and tenant namespaces: few, small, and asked for at every decision."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from manifestry.core import names
+
+Object = Mapping[str, Any]
+CACHED = (names.JOB_TYPES, names.TENANT_QUOTAS, names.NAMESPACES)
+
+
+class Caches:
+    """Fed by kopf's events, corrected by every resync's LIST: kopf tells no DELETED after a re-list."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, dict[str, Object]] = {resource.kind: {} for resource in CACHED}
+
+    @property
+    def job_types(self) -> Mapping[str, Object]:
+        """Return the JobTypes by name."""
+        return self._kinds[names.JOB_TYPES.kind]
+
+    @property
+    def tenant_quotas(self) -> Mapping[str, Object]:
+        """Return the TenantQuotas by name."""
+        return self._kinds[names.TENANT_QUOTAS.kind]
+
+    @property
+    def namespaces(self) -> Mapping[str, Object]:
+        """Return the namespaces that carry the tenant label, by name; two may claim the same tenant."""
+        return self._kinds[names.NAMESPACES.kind]
+
+    def tenant(self, namespace: str) -> str | None:
+        """Return the tenant of a namespace, or None: no tenant, or one that another namespace claims too."""
+        claimed = self._claim(namespace)
+        others = (name for name in self.namespaces if name != namespace and self._claim(name) == claimed)
+        return claimed if claimed and next(others, None) is None else None
+
+    def tenant_uid(self, namespace: str) -> str | None:
+        """Return the uid of a tenant's namespace, under which its bytes are stored, or None."""
+        found = self.namespaces.get(namespace)
+        return None if found is None else found["metadata"].get("uid")
+
+    def _claim(self, namespace: str) -> str | None:
+        found = self.namespaces.get(namespace)
+        return None if found is None else (found["metadata"].get("labels") or {}).get(names.TENANT_LABEL)
+
+    def put(self, kind: str, item: Object) -> bool:
+        """Keep an object unless a newer one is kept; tell whether it is news.
+
+        Args:
+            kind: one of the cached kinds; other kinds are ignored.
+            item: the object; one without a name is ignored.
+        """
+        cache, name = self._kinds.get(kind), _name(item)
+        if cache is None or name is None or _version(cache.get(name)) > _version(item):
+            return False
+        cache[name] = item
+        return True
+
+    def drop(self, kind: str, name: str) -> None:
+        """Forget a deleted object."""
+        self._kinds.get(kind, {}).pop(name, None)
+
+    def replace(self, kind: str, items: Iterable[Object]) -> set[str]:
+        """Take a complete LIST; return the names that had vanished without an event."""
+        listed = {name: item for item in items if (name := _name(item)) is not None}
+        vanished = self._kinds[kind].keys() - listed.keys()
+        self._kinds[kind] = listed
+        return vanished
+
+
+def _name(item: Object) -> str | None:
+    metadata = item.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    return name if isinstance(name, str) and name else None
+
+
+def _version(item: Object | None) -> int:
+    text = item["metadata"].get("resourceVersion") if item else None
+    return int(text) if isinstance(text, str) and text.isdecimal() else 0
