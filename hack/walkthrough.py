@@ -29,7 +29,7 @@ class Step:
 def steps(markdown: str, section: str | None = None) -> Iterator[Step]:
     """Yield the `bash` blocks in order; with `section`, only those under that second-level heading."""
     for fence in _FENCE.finditer(markdown):
-        headings = [h for h in _HEADING.finditer(markdown, 0, fence.start())]
+        headings = list(_HEADING.finditer(markdown, 0, fence.start()))
         chapters = [h["text"] for h in headings if h[0].startswith("## ")]
         runnable = fence["info"].split()[:1] == ["bash"] and "no-run" not in fence["info"]
         if runnable and (section is None or chapters[-1:] == [section]):
@@ -41,7 +41,7 @@ def script(plan: list[Step]) -> str:
     prologue = (
         "set -euo pipefail\n"
         "trap 'status=$?; trap - EXIT; kill $(jobs -p) 2>/dev/null || true; exit $status' EXIT\n"
-        "__step() { printf '\\n\\033[1m== %s\\033[0m  (%d s)\\n' \"$1\" \"$SECONDS\"; }\n"
+        '__step() { printf \'\\n\\033[1m== %s\\033[0m  (%d s)\\n\' "$1" "$SECONDS"; }\n'
     )
     parts = [prologue]
     for number, step in enumerate(plan):
@@ -54,7 +54,7 @@ def script(plan: list[Step]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run `FILE [SECTION]`; the exit status is that of the first command that failed."""
-    path, section = Path(arguments[0]), (arguments[1:] or [None])[0]
+    path, section = Path(arguments[0]), next(iter(arguments[1:]), None)
     plan = list(steps(path.read_text(), section))
     if not plan:
         sys.stderr.write(f"{path}: no runnable block{f' under {section!r}' if section else ''}\n")
