@@ -86,13 +86,14 @@ def _index_url() -> str:
     return shell.ask(["python3", "-m", "pip", "config", "get", "global.index-url"]).out.strip()
 
 
+def _local_tag(pins: Versions) -> str:
+    return f"localhost/manifestry-base:{rootfs.python(pins.debian_suite).key}"
+
+
 def _local_base(engine: Engine, layout: Layout, pins: Versions) -> str:
-    spec = rootfs.python(pins.debian_suite)
-    tag = f"localhost/manifestry-base:{spec.key}"
-    if engine.ask("image", "inspect", tag).ok:
-        return tag
+    tag = _local_tag(pins)
     prerequisites.ensure(prerequisites.BASE_IMAGE, layout)
-    archive = rootfs.ensure(spec, layout)
+    archive = rootfs.ensure(rootfs.python(pins.debian_suite), layout)
     changes = ["--change", f"ENV PATH={nodeimage.SEARCH_PATH} LANG=C.UTF-8", "--change", 'CMD ["python3"]']
     args = ["docker", "import", *changes, str(archive), tag]
     with progress.step(f"import {tag}"):
@@ -101,12 +102,13 @@ def _local_base(engine: Engine, layout: Layout, pins: Versions) -> str:
 
 
 def _base(public: str, engine: Engine, layout: Layout, pins: Versions) -> str:
-    if engine.ask("image", "inspect", public).ok:
+    for image in (public, _local_tag(pins)):
+        if engine.ask("image", "inspect", image).ok:
+            return image
+    # Only root can make the local one; for others the build itself tells what cannot be pulled.
+    if not host.is_root() or nodeimage.can_pull(public, engine, layout):
         return public
-    local = f"localhost/manifestry-base:{rootfs.python(pins.debian_suite).key}"
-    if engine.ask("image", "inspect", local).ok or not host.is_root():
-        return local if host.is_root() else public
-    return public if nodeimage.can_pull(public, engine, layout) else _local_base(engine, layout, pins)
+    return _local_base(engine, layout, pins)
 
 
 def _builder(layout: Layout) -> tuple[str, Engine | None]:
@@ -128,11 +130,11 @@ def build(tag: str, layout: Layout, pins: Versions) -> None:
     """Build the image of the repository's Dockerfile.
 
     Raises:
-        Failure: there is no Dockerfile, or the build fails.
+        UserError: there is no Dockerfile, or the build fails.
     """
     dockerfile = REPOSITORY / "Dockerfile"
     if not dockerfile.exists():
-        raise shell.Failure(f"must have a Dockerfile at {dockerfile}")
+        raise shell.UserError(f"must have a Dockerfile at {dockerfile}")
     text = dockerfile.read_text()
     builder, engine = _builder(layout)
     arguments, env = {}, {}
@@ -144,15 +146,18 @@ def build(tag: str, layout: Layout, pins: Versions) -> None:
     plan = Plan(builder, tag, dockerfile, REPOSITORY, arguments, tuple(settings), own)
     with progress.step(f"build {tag} with {builder}"):
         shell.run(shell.Job(command(plan), layout.log("build-image"), BUILD_SECONDS, env={**env, **settings}))
+    if own and engine is not None:
+        # The builder's cache of today stays.
+        engine.ask("image", "prune", "--force", "--filter", "until=24h", timeout=BUILD_SECONDS)
 
 
 def load(tag: str, cluster: Cluster) -> None:
     """Load an image of the engine into the cluster's node.
 
     Raises:
-        Failure: the engine does not have the image.
+        UserError: the engine does not have the image.
     """
     if not cluster.engine.ask("image", "inspect", tag).ok:
-        raise shell.Failure(f"no image {tag} on the engine; run `build-image --tag {tag}` first")
+        raise shell.UserError(f"no image {tag} on the engine; run `build-image --tag {tag}` first")
     with progress.step(f"load {tag} into cluster {cluster.name}"):
         cluster.kind("load", "docker-image", tag, "--name", cluster.name, timeout=LOAD_SECONDS)

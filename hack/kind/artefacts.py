@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +33,8 @@ def tree_digest(folder: Path) -> str:
 
 def _inventory(folder: Path) -> dict[str, list[int]]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != STAMP)
-    return {str(path.relative_to(folder)): [path.stat().st_size, path.stat().st_mode & 0o777] for path in files}
+    stats = ((str(path.relative_to(folder)), path.stat()) for path in files)
+    return {name: [stat.st_size, stat.st_mode & 0o777] for name, stat in stats}
 
 
 def is_intact(folder: Path) -> bool:
@@ -67,7 +67,7 @@ def _fill(folder: Path, build: Callable[[Path], None]) -> None:
     try:
         build(draft)
         (draft / STAMP).write_text(json.dumps(_inventory(draft)))
-        os.replace(draft, folder)
+        draft.replace(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -76,6 +76,8 @@ def ensure(folder: Path, lock: Path, build: Callable[[Path], None]) -> Path:
     """Return the artefact's folder, building it when it is missing or damaged.
 
     Args:
+        folder: where the artefact is kept; its name holds the key of its inputs.
+        lock: serialises runs that need the same artefact.
         build: fills the folder that it is given; its result appears under the final name only when complete.
     """
     if is_intact(folder):

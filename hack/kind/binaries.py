@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from versions import Versions
 
 GO_FOLDER = Path(__file__).resolve().parent / "go"
 STRIP = "-s -w"
+PROVISIONER = "local-path-provisioner"
 # Kubernetes on two busy cores takes seven minutes; a slow download comes on top.
 BUILD_SECONDS = 3600.0
 LONG_BUILDS = {"kb": "first run builds Kubernetes: 10-15 min", "helm": "about 3 min", "kwok": "about 2 min"}
@@ -59,6 +59,11 @@ def kubernetes_ldflags(pins: Versions) -> str:
     return " ".join([STRIP, *(f"-X {package}.{name}={value}" for name, value in values.items())])
 
 
+def helm_ldflags(pins: Versions) -> str:
+    """Return the linker flags that make helm tell its version in full."""
+    return f"{STRIP} -X helm.sh/helm/v4/internal/version.version={pins.helm}"
+
+
 def recipes(pins: Versions) -> dict[str, Recipe]:
     """Return every recipe by its name."""
     containerd = "github.com/containerd/containerd/v2/cmd"
@@ -66,7 +71,7 @@ def recipes(pins: Versions) -> dict[str, Recipe]:
     table = (
         Recipe("kb", (".",), module="kb", ldflags=kubernetes_ldflags(pins), links=KUBERNETES_NAMES),
         Recipe("kind", ("sigs.k8s.io/kind",), pins.kind),
-        Recipe("helm", ("helm.sh/helm/v4/cmd/helm",), pins.helm),
+        Recipe("helm", ("helm.sh/helm/v4/cmd/helm",), pins.helm, ldflags=helm_ldflags(pins)),
         Recipe("kwok", ("sigs.k8s.io/kwok/cmd/kwok",), pins.kwok),
         Recipe("containerd", tuple(f"{containerd}/{name}" for name in programs), pins.containerd),
         # Without seccomp the static pods never start: they ask for RuntimeDefault.
@@ -74,9 +79,7 @@ def recipes(pins: Versions) -> dict[str, Recipe]:
         Recipe("coredns", (".",), module="coredns"),
         Recipe("pause", (".",), module="pause"),
         Recipe("crictl", ("sigs.k8s.io/cri-tools/cmd/crictl",), module="crictl"),
-        Recipe(
-            "local-path-provisioner", ("github.com/rancher/local-path-provisioner",), module="local-path-provisioner"
-        ),
+        Recipe(PROVISIONER, (f"github.com/rancher/{PROVISIONER}",), module=PROVISIONER),
     )
     return {recipe.name: recipe for recipe in table}
 
@@ -104,7 +107,7 @@ def environment(recipe: Recipe, folder: Path) -> Mapping[str, str]:
 
 def _require_go() -> None:
     if shutil.which("go") is None:
-        raise shell.Missing("Go must be installed and on PATH (1.26 or later): programs are built from Go modules")
+        raise shell.MissingError("Go 1.26 or later must be on PATH: programs are built from Go modules")
 
 
 def _build(recipe: Recipe, layout: Layout, folder: Path) -> None:
@@ -112,12 +115,10 @@ def _build(recipe: Recipe, layout: Layout, folder: Path) -> None:
     module = GO_FOLDER / recipe.module if recipe.module else layout.root
     note = LONG_BUILDS.get(recipe.name)
     with progress.step(f"build {recipe.name}" + (f" ({note})" if note else "")):
-        log = layout.log(f"build-{recipe.name}")
-        shell.run(
-            shell.Job(command(recipe, folder), log, BUILD_SECONDS, env=environment(recipe, folder), cwd=module)
-        )
+        log, env = layout.log(f"build-{recipe.name}"), environment(recipe, folder)
+        shell.run(shell.Job(command(recipe, folder), log, BUILD_SECONDS, env=env, cwd=module))
     for link in recipe.links:
-        os.symlink(recipe.name, folder / link)
+        (folder / link).symlink_to(recipe.name)
 
 
 def folder(recipe: Recipe, layout: Layout) -> Path:
@@ -140,13 +141,13 @@ def find(name: str, table: Mapping[str, Recipe]) -> Recipe:
     """Return the recipe that provides the program `name`.
 
     Raises:
-        Failure: there is none.
+        UserError: there is none.
     """
     for recipe in table.values():
-        if name == recipe.name or name in recipe.links or any(p.endswith(f"/{name}") for p in recipe.packages):
+        if name in {recipe.name, *recipe.links, *(package.rsplit("/", 1)[-1] for package in recipe.packages)}:
             return recipe
     known = ", ".join(sorted({*table, *KUBERNETES_NAMES}))
-    raise shell.Failure(f"unknown program `{name}`; must be one of {known}")
+    raise shell.UserError(f"unknown program `{name}`; must be one of {known}")
 
 
 def paths(names: Iterable[str], layout: Layout, pins: Versions) -> dict[str, str]:
@@ -163,4 +164,4 @@ def link_tools(layout: Layout, targets: Mapping[str, str]) -> None:
         draft = layout.tools / f".{name}.draft"
         draft.unlink(missing_ok=True)
         draft.symlink_to(target)
-        os.replace(draft, layout.tools / name)
+        draft.replace(layout.tools / name)

@@ -22,12 +22,12 @@ Action = Callable[[verbs.Context, argparse.Namespace], int]
 ACTIONS: dict[str, tuple[str, Action]] = {
     "up": ("make sure the cluster is there", lambda c, a: verbs.up(c, a.use_current)),
     "down": ("delete the cluster and put the machine back", lambda c, a: verbs.down(c, a.purge)),
-    "status": ("tell how things are; exit code 0 where the cluster is up", lambda c, a: verbs.status(c)),
-    "env": ('print shell exports: eval "$(python3 hack/kind env)"', lambda c, a: verbs.env(c)),
+    "status": ("tell how things are; exit code 0 where the cluster is up", lambda c, _: verbs.status(c)),
+    "env": ('print shell exports: eval "$(python3 hack/kind env)"', lambda c, _: verbs.env(c)),
     "build-image": ("build the repository's Dockerfile", lambda c, a: verbs.build_image(c, a.tag)),
     "load-image": ("load an image into the cluster", lambda c, a: verbs.load_image(c, a.tag)),
-    "logs": ("export the logs of node, kubelet and pods", lambda c, a: verbs.logs(c)),
-    "binaries": ("ensure host programs; print their paths as JSON", lambda c, a: verbs.print_binaries(c, a.names)),
+    "logs": ("export the logs of node, kubelet and pods", lambda c, _: verbs.logs(c)),
+    "binaries": ("ensure host programs; print paths as JSON", lambda c, a: verbs.print_binaries(c, a.names)),
 }
 
 
@@ -40,12 +40,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    options = {verb: actions.add_parser(verb, help=text, description=text) for verb, (text, _) in ACTIONS.items()}
-    options["up"].add_argument("--use-current", action="store_true", help="take the current kubeconfig's cluster")
+    options = {verb: actions.add_parser(verb, help=text) for verb, (text, _) in ACTIONS.items()}
+    options["up"].add_argument("--use-current", action="store_true", help="take the current kubeconfig")
     options["down"].add_argument("--purge", action="store_true", help="remove the cache folder too")
     for verb in ("build-image", "load-image"):
         options[verb].add_argument("--tag", default=DEFAULT_TAG)
-    options["binaries"].add_argument("names", nargs="*", default=["kb"], metavar="NAME", help="kb helm kind kwok ...")
+    options["binaries"].add_argument("names", nargs="*", default=["kb"], metavar="NAME", help="kb helm ...")
     return top
 
 
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     context = verbs.Context(folder, layout.cluster_name(os.environ), versions.load())
     try:
         return ACTIONS[options.verb][1](context, options)
-    except shell.Failure as failure:
+    except shell.UserError as failure:
         progress.say(f"hack/kind {options.verb}: {failure}")
         return failure.exit_code
     except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from engine import Engine
 from layout import ClusterPaths, Layout
 from versions import Versions
 
+KIND = "kind"
 CREATE_SECONDS = 600.0
 READY_WAIT = "180s"
 DELETE_SECONDS = 120.0
@@ -43,7 +44,8 @@ class Cluster:
 
     def kubectl(self, *args: str, timeout: float = shell.ASK_SECONDS) -> shell.Answer:
         """Run a short kubectl command against this cluster."""
-        return shell.ask([tools.kubectl(self.layout), "--kubeconfig", str(self.paths.kubeconfig), *args], timeout)
+        config = ("--kubeconfig", str(self.paths.kubeconfig))
+        return shell.ask([tools.kubectl(self.layout), *config, *args], timeout)
 
     def kind(self, *args: str, timeout: float) -> None:
         """Run kind, its output into the log."""
@@ -78,7 +80,9 @@ def node_address(cluster: Cluster) -> str:
 
 def is_ready(cluster: Cluster) -> bool:
     """Tell whether the API server answers and the node is Ready."""
-    if not cluster.paths.kubeconfig.exists() or not cluster.kubectl("get", "--raw=/readyz", "--request-timeout=5s").ok:
+    if not cluster.paths.kubeconfig.exists():
+        return False
+    if not cluster.kubectl("get", "--raw=/readyz", "--request-timeout=5s").ok:
         return False
     path = '{.items[*].status.conditions[?(@.type=="Ready")].status}'
     statuses = cluster.kubectl("get", "nodes", "-o", f"jsonpath={path}").out.split()
@@ -103,7 +107,7 @@ def _wait_system(cluster: Cluster) -> None:
         args = ("-n", namespace, "rollout", "status", f"deployment/{name}", limit)
         answer = cluster.kubectl(*args, timeout=ROLLOUT_SECONDS + 10)
         if not answer.ok:
-            raise shell.Failure(f"{name} does not become ready: {answer.err.strip()}")
+            raise shell.UserError(f"{name} does not become ready: {answer.err.strip()}")
 
 
 def create(cluster: Cluster, image: str, pins: Versions) -> None:
@@ -116,7 +120,7 @@ def create(cluster: Cluster, image: str, pins: Versions) -> None:
         tools.kubectl_from_node(cluster.node, cluster.layout, dict(cluster.engine.env))
     with progress.step("wait for cluster DNS and storage"):
         _wait_system(cluster)
-    save_state(cluster.paths, "kind", image)
+    save_state(cluster.paths, KIND, image)
 
 
 def ensure(cluster: Cluster, image: str, pins: Versions) -> None:
@@ -130,8 +134,10 @@ def ensure(cluster: Cluster, image: str, pins: Versions) -> None:
 
 def others(cluster: Cluster) -> list[str]:
     """Return the other kind clusters that have a container on this engine."""
-    args = ("ps", "-a", "--filter", "label=io.x-k8s.kind.cluster", "--format", '{{.Label "io.x-k8s.kind.cluster"}}')
-    return sorted({name for name in cluster.engine.ask(*args).out.split() if name != cluster.name})
+    label = "io.x-k8s.kind.cluster"
+    template = f'{{{{.Label "{label}"}}}}'
+    found = cluster.engine.ask("ps", "-a", "--filter", f"label={label}", "--format", template)
+    return sorted(set(found.out.split()) - {cluster.name})
 
 
 def export_logs(cluster: Cluster, folder: Path) -> None:

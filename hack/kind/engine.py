@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import artefacts
 import host
 import hoststate
 import prerequisites
@@ -96,11 +97,13 @@ def daemon_args(paths: OwnPaths, sys_resource: bool) -> list[str]:
 
     There is no default bridge: kind makes its own network, and builds use the machine's.
     """
-    args = ["dockerd", "--data-root", str(paths.data), "--exec-root", str(paths.run), "--pidfile", str(paths.pid)]
-    args += ["--host", paths.url, "--bridge", "none", "--config-file", str(paths.root / "daemon.json")]
+    args = ["dockerd", "--data-root", str(paths.data), "--exec-root", str(paths.run)]
+    args += ["--pidfile", str(paths.pid), "--config-file", str(paths.root / "daemon.json")]
+    args += ["--host", paths.url, "--bridge", "none"]
     if not sys_resource:
         # Lowering the own OOM score needs that capability too.
-        args += ["--oom-score-adjust", "0", "--add-runtime", f"wrap={paths.wrapper}", "--default-runtime", "wrap"]
+        args += ["--oom-score-adjust", "0"]
+        args += ["--add-runtime", f"wrap={paths.wrapper}", "--default-runtime", "wrap"]
     return args
 
 
@@ -126,8 +129,7 @@ def _environment() -> dict[str, str]:
 
 def _launch(paths: OwnPaths, log: Path) -> subprocess.Popen[bytes]:
     args = daemon_args(paths, host.features().sys_resource)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stream:
+    with shell.open_log(log) as stream:
         return subprocess.Popen(
             args,
             stdout=stream,
@@ -147,17 +149,17 @@ def _wait_started(paths: OwnPaths, daemon: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _clear_leftovers(paths: OwnPaths) -> None:
+def _clear_leftovers(paths: OwnPaths) -> int:
     found = processes.sweep(paths.root, paths.data)
-    if found:
-        progress.say(f"   cleared {found} processes and mounts of a killed engine")
     shutil.rmtree(paths.run, ignore_errors=True)
     for stale in (paths.pid, paths.socket):
         stale.unlink(missing_ok=True)
+    return found
 
 
 def _try_start(paths: OwnPaths, log: Path) -> bool:
-    _clear_leftovers(paths)
+    if found := _clear_leftovers(paths):
+        progress.say(f"   cleared {found} processes and mounts of a killed engine")
     daemon = _launch(paths, log)
     if _wait_started(paths, daemon):
         return True
@@ -174,17 +176,19 @@ def _write_files(paths: OwnPaths) -> None:
 
 
 def start(layout: Layout) -> Engine:
-    """Start our own engine, replacing what a killed one left; drop its data where it no longer starts with them.
+    """Start our own engine, replacing what a killed one left.
+
+    Where it does not start with the data it has, it starts with none: all of it can be built again.
 
     Raises:
-        Missing: this is not root, or a package is missing.
-        Failure: it does not start.
+        MissingError: this is not root, or a package is missing.
+        UserError: it does not start.
     """
     paths, log = own_paths(layout), layout.log("dockerd")
     if not host.is_root():
-        raise shell.Missing("must be root to start a container engine; or start Docker yourself and try again")
+        raise shell.MissingError("must be root to start a container engine; or start Docker yourself")
     if len(str(paths.root)) > ROOT_PATH_LIMIT:
-        raise shell.Failure(f"`MANIFESTRY_CACHE` must be a shorter path: sockets go below {paths.root}")
+        raise shell.UserError(f"`MANIFESTRY_CACHE` must be a shorter path: sockets go below {paths.root}")
     prerequisites.ensure(prerequisites.ENGINE, layout)
     hoststate.remember(paths.before)
     _write_files(paths)
@@ -200,12 +204,13 @@ def start(layout: Layout) -> Engine:
 
 def ensure(layout: Layout) -> Engine:
     """Return an engine that answers, starting our own where there is none."""
-    found = find(layout)
-    if found is None and host.is_root():
-        prerequisites.ensure(prerequisites.ENGINE, layout)
-        # Where an init system runs, installing the package has started it.
-        found = find(layout)
-    return found or start(layout)
+    if found := find(layout):
+        return found
+    with artefacts.locked(layout.lock("engine")):
+        if host.is_root():
+            # Where an init system runs, installing the package starts it.
+            prerequisites.ensure(prerequisites.ENGINE, layout)
+        return find(layout) or start(layout)
 
 
 def _recorded_pid(paths: OwnPaths) -> int | None:

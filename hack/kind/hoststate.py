@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -40,7 +41,7 @@ class HostState:
 
     Args:
         rules: `iptables -S` by family and table, for instance `iptables/nat`; absent where it has no answer.
-        files: of the files that the engine may create outside the cache, those that exist.
+        files: of the files and cgroups that the engine may create outside the cache, those that exist.
     """
 
     boot: str
@@ -50,7 +51,8 @@ class HostState:
     files: tuple[str, ...] = ()
 
 
-ENGINE_FILES = ("/etc/docker/key.json", "/etc/docker", "/run/docker", "/var/lib/docker")
+ENGINE_FILES = ("/etc/docker/key.json", "/etc/docker", "/run/docker", "/run/containerd", "/var/lib/docker")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def is_engine_rule(rule: str) -> bool:
@@ -105,6 +107,11 @@ def _rules() -> dict[str, tuple[str, ...]]:
     return found
 
 
+def _files() -> tuple[str, ...]:
+    cgroups = (*CGROUPS.glob("docker"), *CGROUPS.glob("*/docker"))
+    return (*(name for name in ENGINE_FILES if Path(name).exists()), *sorted(map(str, cgroups)))
+
+
 def observe() -> HostState:
     """Look at the machine."""
     links = sorted(entry.name for entry in Path("/sys/class/net").iterdir())
@@ -113,7 +120,7 @@ def observe() -> HostState:
         sysctls=_sysctls(),
         rules=_rules(),
         links=tuple(links),
-        files=tuple(name for name in ENGINE_FILES if Path(name).exists()),
+        files=_files(),
     )
 
 
@@ -152,15 +159,25 @@ def _restore_rules(before: HostState, now: HostState) -> list[str]:
     return problems
 
 
-def _remove_new_files(before: HostState) -> None:
-    for name in ENGINE_FILES:
-        path = Path(name)
-        if name in before.files or not path.exists():
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
+def _remove(path: Path) -> None:
+    if path.is_relative_to(CGROUPS):
+        # A cgroup's files cannot be removed, and its folder only without children.
+        for folder, _, _ in os.walk(path, topdown=False):
+            Path(folder).rmdir()
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _remove_new_files(before: HostState, now: HostState) -> list[str]:
+    problems = []
+    for name in sorted(set(now.files) - set(before.files), reverse=True):
+        try:
+            _remove(Path(name))
+        except OSError as error:
+            problems.append(f"{name}: {error.strerror}")
+    return problems
 
 
 def restore(path: Path) -> list[str]:
@@ -174,6 +191,6 @@ def restore(path: Path) -> list[str]:
         shell.ask(["ip", "link", "delete", link])
     for name, value in undo_sysctls(before.sysctls, now.sysctls).items():
         (Path("/proc/sys") / name).write_text(value)
-    _remove_new_files(before)
+    problems += _remove_new_files(before, now)
     path.unlink()
     return problems

@@ -20,6 +20,7 @@ def audit_policy() -> dict[str, Any]:
     """
     quiet = ["kube-node-lease", "kube-system"]
     leases = [{"group": "coordination.k8s.io", "resources": ["leases"]}]
+    events = [{"group": group, "resources": ["events"]} for group in ("", "events.k8s.io")]
     return {
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
@@ -27,13 +28,19 @@ def audit_policy() -> dict[str, Any]:
         "rules": [
             {"level": "None", "verbs": ["get", "list", "watch"]},
             {"level": "None", "namespaces": quiet, "resources": leases},
-            {"level": "None", "resources": [{"group": group, "resources": ["events"]} for group in ("", "events.k8s.io")]},
+            {"level": "None", "resources": events},
             {"level": "Metadata"},
         ],
     }
 
 
-def _kubeadm_patch() -> dict[str, Any]:
+def _volume(name: str, path: str, path_type: str) -> dict[str, Any]:
+    read_only = path_type == "File"
+    return {"name": name, "hostPath": path, "mountPath": path, "pathType": path_type, "readOnly": read_only}
+
+
+def kubeadm_patch() -> dict[str, Any]:
+    """Return kubeadm's settings that switch the audit log on."""
     args = {
         "audit-policy-file": AUDIT_POLICY_NODE_FILE,
         "audit-log-path": f"{AUDIT_NODE_FOLDER}/audit.log",
@@ -41,13 +48,11 @@ def _kubeadm_patch() -> dict[str, Any]:
         "audit-log-maxbackup": "1",
     }
     volumes = [
-        {"name": "audit-policy", "hostPath": AUDIT_POLICY_NODE_FILE, "mountPath": AUDIT_POLICY_NODE_FILE},
-        {"name": "audit-log", "hostPath": AUDIT_NODE_FOLDER, "mountPath": AUDIT_NODE_FOLDER},
+        _volume("audit-policy", AUDIT_POLICY_NODE_FILE, "File"),
+        _volume("audit-log", AUDIT_NODE_FOLDER, "DirectoryOrCreate"),
     ]
-    volumes[0] |= {"readOnly": True, "pathType": "File"}
-    volumes[1] |= {"readOnly": False, "pathType": "DirectoryOrCreate"}
-    api_server = {"extraArgs": [{"name": name, "value": value} for name, value in args.items()], "extraVolumes": volumes}
-    return {"kind": "ClusterConfiguration", "apiServer": api_server}
+    extra = [{"name": name, "value": value} for name, value in args.items()]
+    return {"kind": "ClusterConfiguration", "apiServer": {"extraArgs": extra, "extraVolumes": volumes}}
 
 
 def cluster(paths: ClusterPaths, image: str) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def cluster(paths: ClusterPaths, image: str) -> dict[str, Any]:
         "role": "control-plane",
         "image": image,
         "extraMounts": mounts,
-        "kubeadmConfigPatches": [json.dumps(_kubeadm_patch())],
+        "kubeadmConfigPatches": [json.dumps(kubeadm_patch())],
     }
     return {
         "kind": "Cluster",

@@ -37,6 +37,7 @@ PROGRAMS = (
     "pause",
     "local-path-provisioner",
 )
+REPOSITORY = "localhost/kind-node"
 PULL_SECONDS = 900.0
 DOWNLOAD_SECONDS = 300.0
 UNPACK_SECONDS = 300.0
@@ -60,10 +61,10 @@ def key(pins: Versions) -> str:
 
 def own_tag(pins: Versions) -> str:
     """Return the name of the image that is built here."""
-    return f"localhost/kind-node:{pins.kubernetes}-{key(pins)}"
+    return f"{REPOSITORY}:{pins.kubernetes}-{key(pins)}"
 
 
-def _kind_source(pins: Versions, layout: Layout) -> Path:
+def _kind_source(pins: Versions) -> Path:
     args = ["go", "mod", "download", "-json", f"sigs.k8s.io/kind@{pins.kind}"]
     with progress.step("fetch kind's source"):
         return Path(json.loads(shell.need(args, DOWNLOAD_SECONDS, {"GOFLAGS": "-mod=mod"}))["Dir"])
@@ -86,7 +87,7 @@ def _unpack(archive: Path, node: Path, layout: Layout) -> None:
 def _fill(work: Path, pins: Versions, layout: Layout) -> None:
     programs = binaries.paths(PROGRAMS, layout, pins)
     debian = rootfs.ensure(rootfs.node(pins.debian_suite), layout)
-    source = _kind_source(pins, layout)
+    source = _kind_source(pins)
     storage = systemimages.parse_storage((source / systemimages.STORAGE_SOURCE).read_text())
     node, archive = work / "node", work / "images.tar"
     with progress.step("assemble the node"):
@@ -101,9 +102,18 @@ def _fill(work: Path, pins: Versions, layout: Layout) -> None:
 
 def _import(work: Path, tag: str, engine: Engine, layout: Layout) -> None:
     changes = [word for change in CHANGES for word in ("--change", change)]
-    job = shell.Job(["docker", "import", *changes, "-", tag], layout.log("node-image"), IMPORT_SECONDS, env=engine.env)
+    args = ["docker", "import", *changes, "-", tag]
+    job = shell.Job(args, layout.log("node-image"), IMPORT_SECONDS, env=engine.env)
     with progress.step(f"import {tag}"):
         shell.pipe(["tar", "-C", str(work / "node"), "--numeric-owner", "-cf", "-", "."], job)
+
+
+def _remove_older(tag: str, engine: Engine) -> None:
+    listed = engine.ask("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", REPOSITORY).out.split()
+    for image in listed:
+        if image != tag:
+            # One that a cluster runs on stays: the engine refuses to remove it.
+            engine.ask("image", "rm", image)
 
 
 def _clear(work: Path) -> None:
@@ -113,13 +123,15 @@ def _clear(work: Path) -> None:
 
 def _build(tag: str, engine: Engine, layout: Layout, pins: Versions) -> None:
     if not host.is_root():
-        raise shell.Missing("must be root to build a node image; or give Docker access to a registry and try again")
+        raise shell.MissingError("must be root to build a node image; or give Docker access to a registry")
     prerequisites.ensure(prerequisites.NODE_IMAGE, layout)
     work = layout.work / "node-image"
     _clear(work)
     try:
         _fill(work, pins, layout)
         _import(work, tag, engine, layout)
+        if engine.own:
+            _remove_older(tag, engine)
     finally:
         _clear(work)
 
@@ -131,9 +143,9 @@ def _is_present(image: str, engine: Engine) -> bool:
 def can_pull(image: str, engine: Engine, layout: Layout) -> bool:
     """Tell whether the image could be pulled, and pull it."""
     try:
-        with progress.step(f"pull {image.split('@')[0]}"):
+        with progress.step(f"pull {image.partition('@')[0]}"):
             shell.run(shell.Job(["docker", "pull", image], layout.log("pull"), PULL_SECONDS, env=engine.env))
-    except shell.Failure:
+    except shell.UserError:
         progress.say("   no registry can be reached: going on without one")
         return False
     return True

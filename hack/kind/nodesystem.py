@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,14 @@ import shell
 from host import Features
 
 FILES = Path(__file__).resolve().parent / "files"
-UNNEEDED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info")
+UNNEEDED = (
+    "var/cache/apt",
+    "var/lib/apt/lists",
+    "usr/share/doc",
+    "usr/share/info",
+    "usr/share/locale",
+    "usr/share/man",
+)
 # What kind's own Dockerfile switches off; a node has no devices, consoles or mounts of its own to care for.
 UNWANTED_UNITS = (
     "lib/systemd/system/sysinit.target.wants/systemd-tmpfiles-setup.service",
@@ -33,7 +39,10 @@ CNI_SECTION = """
   conf_template = "/etc/containerd/cni.tmpl"
 """
 # kind applies this file where kindnetd's manifest would be; the bridge needs nothing in the cluster.
-NO_CNI_MANIFEST = "{apiVersion: v1, kind: ConfigMap, metadata: {name: cni-is-a-bridge, namespace: kube-system}}\n"
+NO_CNI_MANIFEST = """apiVersion: v1
+kind: ConfigMap
+metadata: {name: cni-is-a-bridge, namespace: kube-system}
+"""
 PRODUCT_HOOK = {"path": "/kind/bin/mount-product-files.sh"}
 
 
@@ -41,11 +50,11 @@ def containerd_config(stock: str, features: Features) -> str:
     """Return kind's containerd configuration with the bridge CNI, fitted to the machine.
 
     Raises:
-        Failure: kind's file does not look as expected.
+        UserError: kind's file does not look as expected.
     """
     setting = "restrict_oom_score_adj = false"
     if setting not in stock:
-        raise shell.Failure(f"kind's containerd configuration has no `{setting}`; hack/kind must be adapted")
+        raise shell.UserError(f"kind's containerd configuration has no `{setting}`: adapt hack/kind")
     if not features.sys_resource:
         stock = stock.replace(setting, "restrict_oom_score_adj = true")
     return stock + CNI_SECTION
@@ -118,11 +127,11 @@ def add_programs(node: Path, programs: Mapping[str, str]) -> None:
     _install(programs["runc"], node / "usr/local/sbin")
     _install(programs["kb"], node / "usr/bin")
     for name in ("kubelet", "kubeadm", "kubectl"):
-        os.symlink("kb", node / "usr/bin" / name)
+        (node / "usr/bin" / name).symlink_to("kb")
     plugins = node / "opt/cni/bin"
     plugins.mkdir(parents=True)
     for name in CNI_PLUGINS:
-        os.symlink(f"/usr/lib/cni/{name}", plugins / name)
+        (plugins / name).symlink_to(f"/usr/lib/cni/{name}")
 
 
 def configure(node: Path, version: str, storage_manifest: str, features: Features) -> None:
@@ -139,4 +148,3 @@ def configure(node: Path, version: str, storage_manifest: str, features: Feature
     (manifests / "default-cni.yaml").write_text(NO_CNI_MANIFEST)
     (node / "etc/kubernetes/manifests").mkdir(parents=True, exist_ok=True)
     (node / "kind/version").write_text(version)
-

@@ -70,6 +70,8 @@ def documents(images: Mapping[str, str], layer: Blob, architecture: str) -> dict
 
     Args:
         images: image name to entry point.
+        layer: the one layer of all of them.
+        architecture: in Go's words.
     """
     files: dict[str, bytes] = {"oci-layout": encode({"imageLayoutVersion": "1.0.0"})}
     index = []

@@ -56,13 +56,13 @@ def ensure(needs: Iterable[Need], layout: Layout) -> None:
     """Install what is missing where this is root on Debian.
 
     Raises:
-        Missing: the user has to install packages.
+        MissingError: the user has to install packages.
     """
     packages = missing(needs)
     if not packages:
         return
     if not host.is_root() or shutil.which("apt-get") is None:
-        raise shell.Missing("must be installed first (Debian's package names): " + " ".join(packages))
+        raise shell.MissingError("must be installed first (Debian's package names): " + " ".join(packages))
     with progress.step(f"install {' '.join(packages)}"):
         _apt(["update"], layout, APT_UPDATE_SECONDS)
         _apt(["install", "--no-install-recommends", *packages], layout, APT_INSTALL_SECONDS)

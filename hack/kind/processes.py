@@ -49,7 +49,7 @@ def is_daemon_of(process: Process, root: str) -> bool:
 
     Only known programs count: an editor or a pager with one of our files open is not ours to end.
     """
-    name = os.path.basename(process.args[0]) if process.args else ""
+    name = Path(process.args[0]).name if process.args else ""
     values = (arg.split("=", 1)[-1].removeprefix("unix://") for arg in process.args[1:])
     return name in DAEMONS and any(is_below(value, root) for value in values)
 

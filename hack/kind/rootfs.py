@@ -15,9 +15,27 @@ BUILD_SECONDS = 1200.0
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 NODE_PACKAGES = (
-    "systemd systemd-sysv dbus conntrack iptables nftables iproute2 ethtool util-linux mount kmod libseccomp2 "
-    "e2fsprogs bash ca-certificates jq procps containernetworking-plugins hostname busybox-static"
-).split()
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "conntrack",
+    "iptables",
+    "nftables",
+    "iproute2",
+    "ethtool",
+    "util-linux",
+    "mount",
+    "kmod",
+    "libseccomp2",
+    "e2fsprogs",
+    "bash",
+    "ca-certificates",
+    "jq",
+    "procps",
+    "containernetworking-plugins",
+    "hostname",
+    "busybox-static",
+)
 PYTHON_PACKAGES = ("python3-minimal", "python3-venv", "ca-certificates")
 
 

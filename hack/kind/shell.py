@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,16 +12,17 @@ from pathlib import Path
 from typing import IO
 
 TAIL_LINES = 30
+LOG_BYTES = 10 << 20
 ASK_SECONDS = 30.0
 
 
-class Failure(Exception):
+class UserError(Exception):
     """Something the user has to read; printed without a traceback."""
 
     exit_code = 1
 
 
-class Missing(Failure):
+class MissingError(UserError):
     """A prerequisite that only the user can provide."""
 
     exit_code = 2
@@ -71,16 +73,22 @@ def tail(log: Path, lines: int = TAIL_LINES) -> str:
         return ""
 
 
-def explain(what: str, log: Path) -> Failure:
+def explain(what: str, log: Path) -> UserError:
     """Build the failure that shows the end of a log and where the rest is."""
-    return Failure(f"{what}; the last lines of {log}:\n{tail(log)}")
+    return UserError(f"{what}; the last lines of {log}:\n{tail(log)}")
 
 
 def ask(args: Sequence[str], timeout: float = ASK_SECONDS, env: Mapping[str, str] | None = None) -> Answer:
     """Run a short command and return what it said; a missing program or a timeout is a failed answer."""
     try:
         done = subprocess.run(
-            args, capture_output=True, text=True, timeout=timeout, env=merged(env), stdin=subprocess.DEVNULL, check=False
+            args,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=merged(env),
+            stdin=subprocess.DEVNULL,
+            check=False,
         )
     except FileNotFoundError:
         return Answer(127, "", f"{args[0]}: not found")
@@ -93,12 +101,20 @@ def need(args: Sequence[str], timeout: float = ASK_SECONDS, env: Mapping[str, st
     """Run a short command that must succeed and return its output.
 
     Raises:
-        Failure: it did not succeed.
+        UserError: it did not succeed.
     """
     answer = ask(args, timeout, env)
     if not answer.ok:
-        raise Failure(f"`{' '.join(args[:4])}` failed ({answer.code}): {answer.err.strip()[-2000:]}")
+        raise UserError(f"`{' '.join(args[:4])}` failed ({answer.code}): {answer.err.strip()[-2000:]}")
     return answer.out
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """Open a log to append to; one that has grown large makes room for a new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > LOG_BYTES:
+        path.replace(path.with_suffix(".old.log"))
+    return path.open("ab")
 
 
 def _open_stdin(path: Path | None) -> IO[bytes]:
@@ -107,10 +123,8 @@ def _open_stdin(path: Path | None) -> IO[bytes]:
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     # Its own session: a compiler's or a build's children must not outlive it.
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -118,14 +132,19 @@ def run(job: Job) -> None:
     """Run a long command to its end.
 
     Raises:
-        Failure: it failed or took too long; carries the end of the log.
+        UserError: it failed or took too long; carries the end of the log.
     """
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("ab") as log, _open_stdin(job.stdin) as stdin:
+    with open_log(job.log) as log, _open_stdin(job.stdin) as stdin:
         log.write(f"$ {' '.join(job.args)}\n".encode())
         log.flush()
         process = subprocess.Popen(
-            job.args, stdout=log, stderr=log, stdin=stdin, env=merged(job.env), cwd=job.cwd, start_new_session=True
+            job.args,
+            stdout=log,
+            stderr=log,
+            stdin=stdin,
+            env=merged(job.env),
+            cwd=job.cwd,
+            start_new_session=True,
         )
         try:
             code = process.wait(job.timeout)
@@ -143,10 +162,9 @@ def pipe(producer: Sequence[str], consumer: Job) -> None:
     """Feed one command's output to another.
 
     Raises:
-        Failure: either failed.
+        UserError: either failed.
     """
-    consumer.log.parent.mkdir(parents=True, exist_ok=True)
-    with consumer.log.open("ab") as log:
+    with open_log(consumer.log) as log:
         log.write(f"$ {' '.join(producer)} | {' '.join(consumer.args)}\n".encode())
         log.flush()
         first = subprocess.Popen(producer, stdout=subprocess.PIPE, stderr=log, start_new_session=True)

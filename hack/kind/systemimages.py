@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ KUBERNETES_IMAGES = ("kube-apiserver", "kube-controller-manager", "kube-schedule
 NFT_NAMES = ("iptables", "ip6tables")
 NFT_VARIANTS = ("", "-save", "-restore")
 SHELL_NAMES = ("sh", "mkdir", "rm", "chmod")
-FOLDERS = "bin dev etc lib/modules proc run sys tmp usr/local/bin usr/sbin var".split()
+FOLDERS = ("bin", "dev", "etc", "lib/modules", "proc", "run", "sys", "tmp", "usr/local/bin", "var")
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,17 @@ def parse_storage(source: str) -> Storage:
     """Read kind's storage images and manifest out of its Go source.
 
     Raises:
-        Failure: the source does not look as expected.
+        UserError: the source does not look as expected.
     """
 
-    def constant(name: str) -> str:
-        found = re.search(rf'{name} = "(.*)"', source)
+    def constant(name: str, value: str) -> str:
+        found = re.search(rf"^const {name} = {value}$", source, re.MULTILINE | re.DOTALL)
         if found is None:
-            raise shell.Failure(f"kind's {STORAGE_SOURCE} has no {name}; hack/kind must be adapted to this kind")
+            raise shell.UserError(f"kind's {STORAGE_SOURCE} has no {name}; hack/kind must be adapted to it")
         return found[1]
 
-    images = {name: constant(name) for name in ("storageProvisionerImage", "storageHelperImage")}
-    found = re.search(r"^const defaultStorageManifest = `\n(.*?)^`$", source, re.MULTILINE | re.DOTALL)
-    if found is None:
-        raise shell.Failure(f"kind's {STORAGE_SOURCE} has no manifest; hack/kind must be adapted to this kind")
-    manifest = found[1]
+    images = {name: constant(name, '"([^"]*)"') for name in ("storageProvisionerImage", "storageHelperImage")}
+    manifest = constant("defaultStorageManifest", r"`\n(.*?\n)`")
     for name, image in images.items():
         manifest = manifest.replace(f"` + {name} + `", image)
     return Storage(images["storageProvisionerImage"], images["storageHelperImage"], manifest)
@@ -75,7 +71,7 @@ def _programs(root: Path, programs: Mapping[str, str]) -> None:
     local = root / "usr/local/bin"
     _place(programs["kb"], local / "kb")
     for name in (*KUBERNETES_IMAGES, "etcd", "kubectl"):
-        os.symlink("kb", local / name)
+        (local / name).symlink_to("kb")
     _place(programs["coredns"], root / "coredns")
     _place(programs["pause"], root / "pause")
     _place(programs["local-path-provisioner"], local / "local-path-provisioner")
@@ -85,7 +81,7 @@ def _firewall(root: Path, debian: Path) -> None:
     for name in ("nft", "xtables-nft-multi"):
         _place(debian / "usr/sbin" / name, root / "usr/sbin" / name)
     for name in (base + variant for base in NFT_NAMES for variant in NFT_VARIANTS):
-        os.symlink("xtables-nft-multi", root / "usr/sbin" / name)
+        (root / "usr/sbin" / name).symlink_to("xtables-nft-multi")
     extensions = _extensions(debian)
     shutil.copytree(debian / extensions, root / extensions)
     listing = ["sh", "-c", f"ldd /usr/sbin/nft /usr/sbin/xtables-nft-multi /{extensions}/*.so"]
@@ -107,6 +103,7 @@ def make_root(root: Path, debian: Path, programs: Mapping[str, str]) -> None:
     """Fill `root` with everything that any of the images runs.
 
     Args:
+        root: an empty folder.
         debian: the node's root file system, which iptables, nft and busybox are taken from.
         programs: the Go programs by name.
     """
@@ -115,6 +112,5 @@ def make_root(root: Path, debian: Path, programs: Mapping[str, str]) -> None:
     _programs(root, programs)
     _place(debian / "bin/busybox", root / "bin/busybox")
     for name in SHELL_NAMES:
-        os.symlink("busybox", root / "bin" / name)
+        (root / "bin" / name).symlink_to("busybox")
     _firewall(root, debian)
-

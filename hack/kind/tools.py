@@ -36,7 +36,8 @@ def _provide(name: str, version: str, layout: Layout, pins: Versions) -> str:
 
 def link_basic(layout: Layout, pins: Versions) -> None:
     """Link kind and helm, and the docker client that is on PATH."""
-    targets = {name: _provide(name, version, layout, pins) for name, version in (("kind", pins.kind), ("helm", pins.helm))}
+    wanted = {"kind": pins.kind, "helm": pins.helm}
+    targets = {name: _provide(name, version, layout, pins) for name, version in wanted.items()}
     if docker := shutil.which("docker"):
         targets["docker"] = docker
     binaries.link_tools(layout, targets)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import time
@@ -16,6 +15,7 @@ import binaries
 import cluster as clusters
 import engine as engines
 import nodeimage
+import processes
 import progress
 import shell
 import tools
@@ -49,14 +49,16 @@ class Context:
 def _running(context: Context) -> Cluster:
     engine = engines.find(context.layout)
     if engine is None or not clusters.exists(found := Cluster(context.name, context.layout, engine)):
-        raise shell.Failure(f"cluster {context.name} is not up; run `python3 hack/kind up` first")
+        raise shell.UserError(f"cluster {context.name} is not up; run `python3 hack/kind up` first")
     return found
 
 
 def _use_current(context: Context) -> None:
+    if clusters.load_state(context.paths).get("mode") == clusters.KIND:
+        raise shell.UserError(f"cluster {context.name} was made by this tool; run `down` first")
     answer = shell.ask([tools.kubectl(context.layout), "get", "--raw=/version", "--request-timeout=10s"])
     if not answer.ok:
-        raise shell.Failure(f"the current kubeconfig must reach a cluster: {answer.err.strip()[-500:]}")
+        raise shell.UserError(f"the current kubeconfig must reach a cluster: {answer.err.strip()[-500:]}")
     clusters.save_state(context.paths, CURRENT)
     progress.say(f"   using the current kubeconfig: Kubernetes {json.loads(answer.out).get('gitVersion')}")
 
@@ -115,9 +117,11 @@ def down(context: Context, purge: bool) -> int:
 
 
 def _purge(context: Context) -> None:
-    if engines.find(context.layout) == Engine(True, {"DOCKER_HOST": engines.own_paths(context.layout).url}):
-        raise shell.Failure("the engine is in use by another cluster; run `down` for that one first")
+    engine = engines.find(context.layout)
+    if engine is not None and engine.own:
+        raise shell.UserError("the engine is in use by another cluster; run `down` for that one first")
     with progress.step(f"remove {context.layout.root}"):
+        processes.sweep(context.layout.root, engines.own_paths(context.layout).data)
         shutil.rmtree(context.layout.root)
 
 
@@ -144,7 +148,8 @@ def _exports(context: Context, engine: Engine | None) -> dict[str, str]:
     exports = {"MANIFESTRY_CLUSTER": context.name}
     if context.uses_current:
         return exports
-    exports |= {"KUBECONFIG": str(context.paths.kubeconfig), "MANIFESTRY_AUDIT_LOG": str(context.paths.audit_log)}
+    exports["KUBECONFIG"] = str(context.paths.kubeconfig)
+    exports["MANIFESTRY_AUDIT_LOG"] = str(context.paths.audit_log)
     if engine is None:
         return exports
     address = clusters.node_address(Cluster(context.name, context.layout, engine))
@@ -174,7 +179,7 @@ def build_image(context: Context, tag: str) -> int:
 def load_image(context: Context, tag: str) -> int:
     """Make an image available to the cluster's pods."""
     if context.uses_current:
-        progress.say(f"   not loaded: the current cluster must be able to pull {tag} from a registry that it reaches")
+        progress.say(f"   not loaded: the current cluster must be able to pull {tag} itself")
         return 0
     appimage.load(tag, _running(context))
     return 0
@@ -190,6 +195,6 @@ def logs(context: Context) -> int:
 
 def print_binaries(context: Context, names: list[str]) -> int:
     """Ensure programs and print their paths as JSON."""
-    os.makedirs(context.layout.root, exist_ok=True)
+    context.layout.root.mkdir(parents=True, exist_ok=True)
     print(json.dumps(binaries.paths(names, context.layout, context.pins), indent=1))
     return 0

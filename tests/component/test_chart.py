@@ -1,0 +1,154 @@
+"""The chart as helm renders it: valid, deterministic, least privilege, in step with crds/."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts/manifestry"
+VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
+
+
+@cache
+def helm() -> str:
+    """Return the pinned helm."""
+    argv = [sys.executable, str(ROOT / "hack/kind"), "binaries", "helm"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=True)
+    return str(json.loads(done.stdout)["helm"])
+
+
+def render(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `helm template` on the chart."""
+    argv = [helm(), "template", "manifestry", str(CHART), "-n", "manifestry-system", *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def objects(*arguments: str) -> list[dict[str, Any]]:
+    """Return the rendered objects."""
+    return [found for found in yaml.safe_load_all(render(*arguments).stdout) if found]
+
+
+@pytest.mark.timeout(960)
+def test_helm_is_at_hand() -> None:
+    assert Path(helm()).is_file()
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
+def test_every_values_file_lints_and_renders_the_same_twice(values: Path) -> None:
+    lint = subprocess.run(
+        [helm(), "lint", "--strict", str(CHART), "-f", str(values)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert lint.returncode == 0, lint.stdout + lint.stderr
+    first, second = (render("-f", str(values)).stdout for _ in range(2))
+    assert first == second
+    assert "lookup" not in "".join(path.read_text() for path in (CHART / "templates").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ("typo=1", "typo"),
+        ("storage.type=floppy", "/storage/type"),
+        ("storage.type=s3", "/storage/bucket"),
+        ("operator.replicas=many", "/operator/replicas"),
+        ("image.digest=latest", "/image/digest"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(wrong: str, named: str) -> None:
+    done = render("--set", wrong, check=False)
+    assert done.returncode != 0
+    assert named in done.stderr
+
+
+def test_the_definitions_are_those_of_crds_and_stay_after_uninstall() -> None:
+    sources = {path.name: path.read_bytes() for path in (ROOT / "crds").glob("*.yaml")}
+    copies = {path.name: path.read_bytes() for path in (CHART / "files/crds").glob("*.yaml")}
+    assert sources == copies, "run `make verify`"
+    rendered = {o["metadata"]["name"]: o for o in objects() if o["kind"] == "CustomResourceDefinition"}
+    for text in sources.values():
+        source = yaml.safe_load(text)
+        found = rendered[source["metadata"]["name"]]
+        assert found["spec"] == source["spec"]
+        assert found["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_the_claim_stays_after_uninstall() -> None:
+    (claim,) = [o for o in objects() if o["kind"] == "PersistentVolumeClaim"]
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_pods_meet_the_restricted_standard() -> None:
+    for found in objects("--set", "operator.replicas=2,api.replicas=2"):
+        if found["kind"] not in WORKLOADS:
+            continue
+        pod = found["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert {"livenessProbe", "readinessProbe", "startupProbe"} <= container.keys()
+            assert {"requests", "limits"} <= container["resources"].keys()
+
+
+def test_roles_have_no_wildcard_and_secrets_only_by_name() -> None:
+    for found in objects():
+        for rule in found.get("rules", []) if "Role" in found["kind"] else []:
+            assert "*" not in str(rule), found["metadata"]["name"]
+            reads_secrets = "secrets" in rule.get("resources", []) and rule["verbs"] != ["create"]
+            assert not reads_secrets or rule.get("resourceNames"), found["metadata"]["name"]
+            impersonates = "impersonate" in rule["verbs"] and "groups" in rule["resources"]
+            assert not impersonates or all(n.startswith("manifestry:") for n in rule["resourceNames"])
+
+
+def test_the_webhook_concerns_only_the_creation_of_our_jobs() -> None:
+    (hook,) = [o for o in objects() if o["kind"] == "ValidatingWebhookConfiguration"]
+    (entry,) = hook["webhooks"]
+    (rule,) = entry["rules"]
+    assert (rule["apiGroups"], rule["resources"], rule["operations"]) == (
+        ["manifestry.dev"],
+        ["jobs"],
+        ["CREATE"],
+    )
+    assert entry["sideEffects"] == "NoneOnDryRun"
+    assert "caBundle" not in entry["clientConfig"]
+    assert not [o for o in objects("--set", "webhook.enabled=false") if "Webhook" in o["kind"]]
+
+
+def test_selectors_hold_no_version() -> None:
+    for found in objects():
+        selector = found.get("spec", {}).get("selector") or {}
+        labels = selector.get("matchLabels", selector)
+        assert not {key for key in labels if "version" in key or "chart" in key}
+
+
+def test_every_setting_that_the_chart_sets_exists() -> None:
+    from manifestry import settings
+
+    sections = (
+        settings.StoreSettings,
+        settings.ClusterSettings,
+        settings.OperatorSettings,
+        settings.ApiSettings,
+    )
+    known = {settings.PREFIX + name.upper() for section in sections for name in section.model_fields}
+    for values in VALUES:
+        for found in objects("-f", str(values)):
+            if found["kind"] == "Deployment":
+                (container,) = found["spec"]["template"]["spec"]["containers"]
+                assert {entry["name"] for entry in container["env"]} <= known
