@@ -25,8 +25,8 @@ from starlette.responses import Response
 
 from manifestry import settings
 from manifestry.adapters import cluster, ledgers, store, watches
-from manifestry.core import access
-from manifestry_api import audits, contexts
+from manifestry.core import access, errors
+from manifestry_api import audits, contexts, telemetry, tenants
 
 Clock = Callable[[], datetime]
 
@@ -94,8 +94,11 @@ class Ports:
     caches: Caches
     ledgers: ledgers.Ledgers
     settings: settings.ApiSettings
+    tenants: tenants.TenantIndex
     gate: Gate
     audit: audits.AuditSink
+    instruments: telemetry.Telemetry
+    namespace: str = "manifestry-system"  # our own: the Lease and the webhook's Secret
     clock: Clock = utc_now
     shutdown: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -145,11 +148,29 @@ class GuardedRoute(APIRoute):
         if len(found) != 1:
             raise TypeError(f"route {self.path} must have exactly one deps.require(action)")
 
+        expects_json = self.body_field is not None
+
         async def guarded(request: Request) -> Response:
             await found[0](request)
+            if expects_json:
+                require_json(request)
             return await handler(request)
 
         return guarded
+
+
+def require_json(request: Request) -> None:
+    """Refuse a body of another media type, before it is read.
+
+    Raises:
+        Problem: `unsupported-media-type`.
+    """
+    headers = request.headers
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        return
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not (kind.startswith("application/") and kind.endswith(("/json", "+json"))):
+        raise errors.Problem(errors.UNSUPPORTED_MEDIA_TYPE, "the body must be JSON: `application/json`")
 
 
 def api_router(*, tags: list[str | Enum]) -> APIRouter:

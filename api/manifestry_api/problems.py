@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from manifestry.adapters import cluster, store
+from manifestry.adapters import cluster, store_port
 from manifestry.core import errors
 from manifestry_api import contexts, refusals
 
@@ -35,7 +35,7 @@ def from_error(error: Exception) -> errors.Problem:
             return refusals.from_validation(error)
         case HTTPException():
             return refusals.from_http(error)
-        case store.StoreError():
+        case store_port.StoreError():
             return refusals.from_store(error)
         case _:
             return errors.Problem(errors.INTERNAL, "the request failed unexpectedly; see the audit id")
@@ -99,7 +99,7 @@ async def handle(request: Request, error: Exception) -> Response:
 HANDLED: tuple[type[Exception], ...] = (
     errors.Problem,
     cluster.ApiError,
-    store.StoreError,
+    store_port.StoreError,
     RequestValidationError,
     HTTPException,
 )

@@ -7,12 +7,13 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from manifestry.adapters import cluster, store
+from manifestry.adapters import cluster, store_port
 from manifestry.core import admission, errors
 
 ERRORS_MAX_COUNT = 64
 DETAIL_MAX_LENGTH = 1024
 _INDEX = re.compile(r"\[([^\]]*)\]")
+_WEBHOOK_PREFIX = re.compile(r'^admission webhook "[^"]*" denied the request: ')
 
 _HTTP: Mapping[int, errors.ErrorKind] = {
     400: errors.BAD_REQUEST,
@@ -38,12 +39,6 @@ _API: Mapping[int, errors.ErrorKind] = {
     410: errors.GONE,
     413: errors.PAYLOAD_TOO_LARGE,
 }
-_STORE: tuple[tuple[type[store.StoreError], errors.ErrorKind], ...] = (
-    (store.TooLargeError, errors.PAYLOAD_TOO_LARGE),
-    (store.BlobNotFoundError, errors.NOT_FOUND),
-    (store.StoreFullError, errors.STORAGE_FULL),
-    (store.StoreUnavailableError, errors.DEPENDENCY_UNAVAILABLE),
-)
 
 
 def from_api(error: cluster.ApiError) -> errors.Problem:
@@ -62,12 +57,14 @@ def from_api(error: cluster.ApiError) -> errors.Problem:
         return errors.Problem(errors.BUSY, "the Kubernetes API is busy", headers=_wait(error, "1"))
     kind = _API.get(error.status)
     if kind is None:
-        return errors.Problem(errors.DEPENDENCY_UNAVAILABLE, "the Kubernetes API does not answer as it should")
+        return errors.Problem(
+            errors.DEPENDENCY_UNAVAILABLE, "the Kubernetes API does not answer as it should"
+        )
     return errors.Problem(kind, _detail(error))
 
 
 def _detail(error: cluster.ApiError) -> str:
-    return error.message[:DETAIL_MAX_LENGTH] or error.reason
+    return _WEBHOOK_PREFIX.sub("", error.message)[:DETAIL_MAX_LENGTH] or error.reason
 
 
 def _wait(error: cluster.ApiError, default: str) -> dict[str, str]:
@@ -75,14 +72,19 @@ def _wait(error: cluster.ApiError, default: str) -> dict[str, str]:
 
 
 def _invalid(error: cluster.ApiError) -> errors.Problem:
-    causes = [cause for cause in error.details.get("causes") or () if isinstance(cause, Mapping)]
-    fields = tuple(
+    fields = admission.parse_fields(error.details) or _fields(error.details)
+    shown = tuple(errors.FieldError(in_body(each.pointer), each.message) for each in fields)
+    immutable = any("immutable" in each.message for each in shown)
+    kind = errors.IMMUTABLE_FIELD if immutable else errors.VALIDATION_FAILED
+    return errors.Problem(kind, _detail(error), shown[:ERRORS_MAX_COUNT])
+
+
+def _fields(details: Mapping[str, Any]) -> tuple[errors.FieldError, ...]:
+    """Return the causes that are not of our own webhook: schema and CEL."""
+    causes = [cause for cause in details.get("causes") or () if isinstance(cause, Mapping)]
+    return tuple(
         errors.FieldError(pointer(str(cause.get("field", ""))), str(cause.get("message", "")))
-        for cause in causes[:ERRORS_MAX_COUNT]
-    )
-    immutable = any("immutable" in field.message for field in fields)
-    return errors.Problem(
-        errors.IMMUTABLE_FIELD if immutable else errors.VALIDATION_FAILED, _detail(error), fields
+        for cause in causes
     )
 
 
@@ -92,14 +94,21 @@ def pointer(field: str) -> str:
     return "".join(f"/{_escape(part)}" for part in parts if part and part != "<nil>")
 
 
+def in_body(where: str) -> str:
+    """Return a custom resource's pointer as the REST body has it: `spec` and `metadata` are its top level."""
+    for prefix in ("/spec/", "/metadata/"):
+        if where.startswith(prefix):
+            return where.removeprefix(prefix[:-1])
+    return where
+
+
 def _escape(part: object) -> str:
     return str(part).replace("~", "~0").replace("/", "~1")
 
 
-def from_store(error: store.StoreError) -> errors.Problem:
+def from_store(error: store_port.StoreError) -> errors.Problem:
     """Return the problem for a refusal of the object store; keys and endpoints are not in it."""
-    kind = next((kind for cls, kind in _STORE if isinstance(error, cls)), errors.DEPENDENCY_UNAVAILABLE)
-    return errors.Problem(kind, f"the object store refuses: {kind.title.lower()}")
+    return errors.Problem(error.kind, f"the object store: {error.kind.title.lower()}")
 
 
 def from_http(error: HTTPException) -> errors.Problem:

@@ -20,7 +20,9 @@ _IDLE_CONNECTIONS = 8
 class ApiFailure(Exception):  # noqa: N818 - an answer, often an expected one
     """The API server refused (`status` is HTTP's) or could not be reached (`status` 0)."""
 
-    def __init__(self, status: int, reason: str, message: str, details: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, status: int, reason: str, message: str, details: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(f"{status} {reason}: {message}")
         self.status = status
         self.reason = reason
@@ -50,7 +52,10 @@ class ResourceLike(Protocol):
 
 
 def path_of(
-    resource: str | ResourceLike, namespace: str | None, name: str | None = None, subresource: str | None = None
+    resource: str | ResourceLike,
+    namespace: str | None,
+    name: str | None = None,
+    subresource: str | None = None,
 ) -> str:
     """Return the URL path of a collection, an object or its subresource.
 
@@ -102,7 +107,12 @@ class Requester:
             ApiFailure: the answer is not a 2xx, or there is none.
         """
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        sent = {"Accept": "application/json", "Content-Type": "application/json", **self._headers, **(headers or {})}
+        sent = {
+            "Accept": "application/json, */*;q=0.1",
+            "Content-Type": "application/json",
+            **self._headers,
+            **(headers or {}),
+        }
         connection = self._connection(timeout_seconds)
         try:
             connection.request(method, path, body=data, headers=sent)
@@ -146,5 +156,7 @@ def _parsed(status: int, text: str) -> Any:
     if 200 <= status < 300:
         return text if document is None else document
     if isinstance(document, dict) and document.get("kind") == "Status":
-        raise ApiFailure(status, document.get("reason", ""), document.get("message", ""), document.get("details"))
+        raise ApiFailure(
+            status, document.get("reason", ""), document.get("message", ""), document.get("details")
+        )
     raise ApiFailure(status, "", text[:500])

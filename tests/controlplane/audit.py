@@ -119,7 +119,9 @@ class WriteFilter:
         return (
             all(wanted is None or wanted == seen for wanted, seen in pairs)
             and (self.user_prefix is None or event.user.startswith(self.user_prefix))
-            and (self.resource is None or self.resource in {event.resource, f"{event.resource}.{event.group}"})
+            and (
+                self.resource is None or self.resource in {event.resource, f"{event.resource}.{event.group}"}
+            )
         )
 
 

@@ -25,10 +25,16 @@ class BuildError(RuntimeError):
 def _outcome() -> Path | Exception:
     given = os.environ.get("MANIFESTRY_KB")
     if given:
-        return Path(given) if Path(given).is_file() else BuildError(f"MANIFESTRY_KB={given}: there is no such file")
+        return (
+            Path(given)
+            if Path(given).is_file()
+            else BuildError(f"MANIFESTRY_KB={given}: there is no such file")
+        )
     argv = [sys.executable, str(ROOT / "hack" / "kind"), "binaries", "kb"]
     # Its standard error is the progress of the first build, and stays visible.
-    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=_BUILD_SECONDS, cwd=ROOT, check=False)
+    done = subprocess.run(
+        argv, stdout=subprocess.PIPE, text=True, timeout=_BUILD_SECONDS, cwd=ROOT, check=False
+    )
     if done.returncode == 0:
         return Path(json.loads(done.stdout)["kb"])
     if shutil.which("go") is None:

@@ -1,6 +1,6 @@
 """Make a certificate authority and the certificates of servers and users."""
 
-import datetime
+import datetime as dt
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_LIFETIME = datetime.timedelta(days=1)
+_LIFETIME = dt.timedelta(days=1)
 # A certificate that begins now is refused by a server whose clock is a little behind.
-_BACKDATE = datetime.timedelta(minutes=5)
+_BACKDATE = dt.timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ def new_rsa_key_pem() -> bytes:
     """Return a new RSA key as PEM, of the kind that kubeadm makes for service-account tokens (RS256)."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
     )
 
 
@@ -53,7 +55,7 @@ def _subject(common_name: str, organizations: Sequence[str] = ()) -> x509.Name:
 
 
 def _builder(subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -29,6 +29,8 @@ class Program:
         argv: the program's absolute path and its arguments.
         is_ready: tells whether the process serves; called until it returns true.
         ready_seconds: how long that may take.
+        stop_seconds: how long it may take to end after SIGTERM.
+        may_be_forced: killing it after that time is fine; otherwise it is an error.
         env: the whole environment; None inherits the test process's.
     """
 
@@ -36,6 +38,8 @@ class Program:
     argv: Sequence[str]
     is_ready: Callable[[], bool]
     ready_seconds: float = 60.0
+    stop_seconds: float = 20.0
+    may_be_forced: bool = False
     env: Mapping[str, str] | None = None
     cwd: Path | None = None
 
@@ -133,21 +137,23 @@ class Child:
         self.launch()
         self.wait_ready()
 
-    def stop(self, timeout_seconds: float = 20.0) -> int:
+    def stop(self) -> int:
         """Ask the process to end (SIGTERM) and return its exit code.
 
         Raises:
-            ChildFailedError: it did not end in time; it is killed then.
+            ChildFailedError: it did not end in time and may not be forced; it is killed in any case.
         """
         if not self.running:
             return self._collect()
         self.resume()
         self.send_signal(signal.SIGTERM)
         try:
-            return self._collect(timeout_seconds)
+            return self._collect(self.program.stop_seconds)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise self._failure(f"did not stop within {timeout_seconds} s") from None
+            if self.program.may_be_forced:
+                return -signal.SIGKILL
+            raise self._failure(f"did not stop within {self.program.stop_seconds} s") from None
 
     def kill(self) -> None:
         """End the process and its children at once (SIGKILL)."""
@@ -211,4 +217,6 @@ class Child:
     def _failure(self, what: str) -> ChildFailedError:
         code = self._process.poll() if self._process else None
         end = "" if code is None else f" with exit code {code}"
-        return ChildFailedError(f"{self.program.name} {what}{end}; end of {self.log_path}:\n{self.log_tail()}")
+        return ChildFailedError(
+            f"{self.program.name} {what}{end}; end of {self.log_path}:\n{self.log_tail()}"
+        )

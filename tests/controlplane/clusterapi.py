@@ -1,5 +1,6 @@
 """Talk to a cluster from a test: the calls that arrange and assert, on any API server."""
 
+import functools
 import json
 import os
 import subprocess
@@ -89,7 +90,11 @@ class ClusterApi:
             AssertionError: `check` is set and the exit code is not zero; the message holds the output.
         """
         argv = [*self._kubectl_argv, "--kubeconfig", str(kubeconfig or self.kubeconfig), *arguments]
-        env = {"PATH": os.defpath, "HOME": str(self.folder), "KUBECACHEDIR": str(self.folder / "kubectl-cache")}
+        env = {
+            "PATH": os.defpath,
+            "HOME": str(self.folder),
+            "KUBECACHEDIR": str(self.folder / "kubectl-cache"),
+        }
         done = subprocess.run(
             argv, input=stdin, capture_output=True, text=True, timeout=timeout_seconds, env=env, check=False
         )
@@ -254,7 +259,7 @@ class ClusterApi:
         spec = crd["spec"]
         for version in (version["name"] for version in spec["versions"] if version["served"]):
             resource = f"{spec['group']}/{version}/{spec['names']['plural']}"
-            poll_until(lambda resource=resource: self._is_served(resource), resource, timeout_seconds)
+            poll_until(functools.partial(self._is_served, resource), resource, timeout_seconds)
 
     def _is_served(self, resource: str) -> bool:
         try:
@@ -304,4 +309,3 @@ def poll_until(condition: Callable[[], object], what: str, timeout_seconds: floa
 def _custom_resource_definitions(path: Path) -> Objects:
     documents = yaml.safe_load_all(path.read_text(encoding="utf-8"))
     return [found for found in documents if found and found.get("kind") == "CustomResourceDefinition"]
-

@@ -6,6 +6,7 @@ import http.client
 import json
 import shutil
 import ssl
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,9 @@ def probe(url: str, tls: ssl.SSLContext | None = None) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=_PROBE_SECONDS, context=tls) as answer:
             return bool(answer.status == 200)
+    except urllib.error.HTTPError as refusal:
+        refusal.close()
+        return False
     except (OSError, http.client.HTTPException):
         return False
 
@@ -111,11 +115,20 @@ class ControlPlane(ClusterApi):
         body = {"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}}
         with contextlib.suppress(ApiFailure):
             self.request("POST", _MARKER_PATH, body, headers={"User-Agent": agent})
-            poll_until(lambda: any(event.user_agent == agent for event in self._audit.events()), "audit record")
+            poll_until(
+                lambda: any(event.user_agent == agent for event in self._audit.events()), "audit record"
+            )
 
     def _child(self, name: str, argv: servers.CommandLine, url: str) -> children.Child:
         tls = self._tls if url.startswith(self.server) else _unverified() if url.startswith("https") else None
-        program = children.Program(name, argv(self._kb, self._files, self._ports), lambda: probe(url, tls))
+        program = children.Program(
+            name,
+            argv(self._kb, self._files, self._ports),
+            lambda: probe(url, tls),
+            # The API server would wait a minute for the watches of others to end.
+            stop_seconds=3.0,
+            may_be_forced=True,
+        )
         return children.Child(program, self._files.log(name))
 
     def _write_kubeconfig(self, server: str, user: str, groups: Sequence[str]) -> Path:

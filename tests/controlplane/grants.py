@@ -37,7 +37,9 @@ def grant_chart_roles(cp: ClusterApi, user: str, service_account: str, objects: 
 
 def _binds(binding: Object, service_account: str) -> bool:
     subjects = binding.get("subjects") or []
-    return any(subject["kind"] == "ServiceAccount" and subject["name"] == service_account for subject in subjects)
+    return any(
+        subject["kind"] == "ServiceAccount" and subject["name"] == service_account for subject in subjects
+    )
 
 
 def _binding(kind: str, metadata: dict[str, Any], role: dict[str, Any], user: str) -> Object:

@@ -81,5 +81,5 @@ def _material(section: dict[str, Any], key: str, path: Path) -> bytes:
     if f"{key}-data" in section:
         return base64.b64decode(section[f"{key}-data"])
     if key in section:
-        return (path.parent / section[key]).read_bytes()
+        return Path(path.parent, str(section[key])).read_bytes()
     raise UnsupportedKubeconfigError(f"{path}: `{key}` must be given")

@@ -1,6 +1,6 @@
 """Do to a pod's status what a kubelet would do: there are no nodes on this profile."""
 
-import datetime
+import datetime as dt
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -104,12 +104,12 @@ class Kubelet:
 
 
 def _age_seconds(pod: Object) -> float:
-    started = datetime.datetime.fromisoformat(pod["status"]["startTime"])
-    return (datetime.datetime.now(datetime.UTC) - started).total_seconds()
+    started = dt.datetime.fromisoformat(pod["status"]["startTime"])
+    return (dt.datetime.now(dt.UTC) - started).total_seconds()
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _container_status(container: Object, state: dict[str, Any], *, ready: bool) -> Object:
@@ -156,5 +156,3 @@ def _status(pod: Object, phase: str, state: dict[str, Any], *, ready: bool) -> O
 def _patch_status(cp: ClusterApi, pod: Object, status: Object) -> Object:
     meta = pod["metadata"]
     return cp.patch(PODS, meta["name"], {"status": status}, meta["namespace"], subresource="status")
-
-

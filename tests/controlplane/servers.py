@@ -80,7 +80,11 @@ def etcd_argv(kb: Path, files: Files, chosen: Ports) -> list[str]:
         *("--heartbeat-interval=20", "--election-timeout=200"),
         f"--quota-backend-bytes={4 << 30}",
         *(f"--listen-client-urls={client}", f"--advertise-client-urls={client}"),
-        *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=test={peer}"),
+        *(
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=test={peer}",
+        ),
     ]
 
 
@@ -90,10 +94,17 @@ def apiserver_argv(kb: Path, files: Files, chosen: Ports) -> list[str]:
         *(str(kb), "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{chosen.etcd}"),
         *("--bind-address=127.0.0.1", f"--secure-port={chosen.apiserver}"),
         # A machine without a network must do.
-        *("--advertise-address=127.0.0.1", "--external-hostname=127.0.0.1", "--endpoint-reconciler-type=none"),
+        *(
+            "--advertise-address=127.0.0.1",
+            "--external-hostname=127.0.0.1",
+            "--endpoint-reconciler-type=none",
+        ),
         "--service-cluster-ip-range=10.96.0.0/16",
         f"--client-ca-file={files.ca}",
-        *(f"--tls-cert-file={files.root}/apiserver.crt", f"--tls-private-key-file={files.root}/apiserver.key"),
+        *(
+            f"--tls-cert-file={files.root}/apiserver.crt",
+            f"--tls-private-key-file={files.root}/apiserver.key",
+        ),
         f"--service-account-issuer={SERVICE_ACCOUNT_ISSUER}",
         f"--service-account-signing-key-file={files.service_account_key}",
         f"--service-account-key-file={files.service_account_key}",

@@ -47,7 +47,7 @@ def register_webhook(
 ) -> None:
     """Register the webhook, in the place of an earlier one of that name.
 
-    The API server takes up a change a moment later; whoever needs it at once tries a dry run until it is there.
+    The API server takes up a change a moment later: to rely on it, try a dry run until it is there.
 
     Args:
         url: https://127.0.0.1:<port>/admission/jobs
@@ -55,9 +55,7 @@ def register_webhook(
     """
     cp.apply(
         CONFIGURATIONS,
-        configuration(
-            url, ca_pem, name=name, failure_policy=failure_policy, timeout_seconds=timeout_seconds
-        ),
+        configuration(url, ca_pem, name=name, failure_policy=failure_policy, timeout_seconds=timeout_seconds),
     )
 
 

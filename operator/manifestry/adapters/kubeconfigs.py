@@ -48,7 +48,8 @@ class Credentials:
             else:
                 loader = load_incluster_config(client_configuration=configuration)
         except (ConfigException, OSError, ValueError, yaml.YAMLError) as error:
-            raise CredentialsError(f"Kubernetes credentials: {error}") from error
+            where = kubeconfig or "the pod's service account"
+            raise CredentialsError(f"no Kubernetes credentials in {where}: {error}") from error
         return cls(configuration, loader)
 
     @property

@@ -1,6 +1,6 @@
 """What every object store promises, so that neither shell knows whether bytes are on a disk or in a cloud."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, Protocol
 
@@ -8,7 +8,9 @@ from manifestry.core import errors
 
 # A batch is hashed and written in one thread hop: 1 MiB takes 0.6 ms to hash, a hop about 0.05 ms.
 BATCH_BYTES: Final = 1 << 20
-PUT_MAX_BYTES: Final = 4 << 20  # `put` is for manifests and inline payloads: an OCI manifest has at most 4 MiB
+PUT_MAX_BYTES: Final = (
+    4 << 20
+)  # `put` is for manifests and inline payloads: an OCI manifest has at most 4 MiB
 
 
 class StoreError(Exception):
@@ -116,7 +118,7 @@ class Store(Protocol):
 
     def stream(
         self, tenant_uid: str, digest: str, *, offset: int = 0, count: int | None = None
-    ) -> AsyncIterator[memoryview]:
+    ) -> AsyncGenerator[memoryview, None]:
         """Yield the bytes from `offset`, `count` of them or all, at the consumer's pace.
 
         Raises:
@@ -165,4 +167,3 @@ async def batches(chunks: AsyncIterator[bytes], *, limit_bytes: int) -> AsyncIte
             parts, held = [], 0
     if held:
         yield b"".join(parts)
-

@@ -126,9 +126,7 @@ def grants(role_bindings: Iterable[Mapping[str, Any]]) -> Mapping[Principal, fro
     return {principal: frozenset(roles) for principal, roles in found.items()}
 
 
-def granted(
-    identity: Identity, table: Mapping[Principal, frozenset[access.Role]]
-) -> frozenset[access.Role]:
+def granted(identity: Identity, table: Mapping[Principal, frozenset[access.Role]]) -> frozenset[access.Role]:
     """Return the roles of a caller in the namespace whose grants are `table`."""
     principals: list[Principal] = [("User", identity.subject)]
     principals += [("Group", group) for group in identity.groups]
@@ -162,7 +160,9 @@ def _tenant_is_open(request: Request) -> str | None:
     if request.tenant is not None and request.granted:
         return None
     roles = ", ".join(access.Role)
-    return f"rule `tenant-member` must be met in tenant `{request.claims.tenant}` by one of the roles: {roles}"
+    return (
+        f"rule `tenant-member` must be met in tenant `{request.claims.tenant}` by one of the roles: {roles}"
+    )
 
 
 def _roles_are_granted(request: Request) -> str | None:

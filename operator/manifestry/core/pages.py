@@ -120,4 +120,4 @@ def _is_key(parts: Sequence[Any]) -> bool:
 
 
 def _bad(message: str) -> errors.Problem:
-    return errors.Problem(errors.BAD_REQUEST, message, (errors.FieldError("/continue", message),))
+    return errors.Problem(errors.BAD_REQUEST, message, (errors.FieldError("query:continue", message),))

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifestry.core import errors, names
+from manifestry.core import parameters as job_parameters
 
 INLINE_MAX_BYTES = 64 << 10
 SOURCES = ("inline", "upload", "object", "url", "configMapRef", "secretRef", "files")
+SERVED_SOURCES = ("inline", "upload", "object", "configMapRef")
 PARAMETER_MAX_LENGTH = 4096
 GENERATED_SUFFIX_LENGTH = 5  # what the API server adds to generateName
 ARTIFACT_PREFIX = "artifact-"
@@ -49,12 +51,40 @@ def artifact(body: Mapping[str, Any], namespace: str, provenance: Provenance) ->
     return _object(names.ARTIFACTS, metadata, spec)
 
 
+def uploaded(body: Mapping[str, Any], digest: str, size_bytes: int) -> dict[str, Any]:
+    """Return the merge patch that says which bytes were uploaded, if the Artifact is as it was read."""
+    return {
+        "metadata": {"resourceVersion": body["metadata"]["resourceVersion"]},
+        "spec": {"upload": {"digest": digest, "sizeBytes": size_bytes}},
+    }
+
+
+def check_source(body: Mapping[str, Any]) -> str:
+    """Return which source a `POST /artifacts` body has, its inline payload compared with what it promises.
+
+    Raises:
+        Problem: none or several sources, one that is not served yet, or a payload that does not fit.
+    """
+    present = [source for source in SOURCES if source in body]
+    if len(present) != 1:
+        listed = ", ".join(f"`{source}`" for source in SOURCES)
+        raise errors.invalid(f"/{present[1]}" if present else "", f"exactly one of {listed} must be set")
+    if present[0] not in SERVED_SOURCES:
+        served = " or ".join(f"`{source}`" for source in SERVED_SOURCES)
+        raise errors.invalid(f"/{present[0]}", f"`{present[0]}` must not be used yet; use {served}")
+    if present[0] == "inline":
+        check_expected(body, inline_bytes(body["inline"]))
+    return present[0]
+
+
 def inline_bytes(inline: Mapping[str, Any], pointer: str = "/inline") -> bytes:
     """Return the payload of an `inline` source.
 
     Raises:
         Problem: validation-failed for bad base64, payload-too-large over INLINE_MAX_BYTES.
     """
+    if (inline.get("text") is None) == (inline.get("data") is None):
+        raise errors.invalid(pointer, "exactly one of `text` or `data` must be set")
     field = "text" if inline.get("text") is not None else "data"
     data = _decode(str(inline.get(field) or ""), field, f"{pointer}/{field}")
     if len(data) > INLINE_MAX_BYTES:
@@ -145,7 +175,11 @@ def body_digest(body: Mapping[str, Any]) -> str:
 def job(
     body: Mapping[str, Any], namespace: str, provenance: Provenance, key: Idempotency | None = None
 ) -> dict[str, Any]:
-    """Return the Job for a checked `POST /jobs` body whose `parameters` are already texts."""
+    """Return the Job for a checked `POST /jobs` body.
+
+    Raises:
+        Problem: validation-failed for a parameter whose text is too long.
+    """
     metadata = _metadata(namespace, provenance, body.get("project"))
     metadata |= _named(key.name if key else body.get("name"), body["jobType"], JOB_PREFIX)
     if key is not None:
@@ -153,14 +187,43 @@ def job(
     return _object(names.JOBS, metadata, _job_spec(body))
 
 
+def rest_pointer(pointer: str, spec: Mapping[str, Any]) -> str:
+    """Return where the REST body has what `pointer` names in the custom resource.
+
+    `spec` and `metadata` are one level in REST, and lists of named values are objects there.
+    """
+    parts = [part for part in pointer.split("/")[1:] if part not in {"spec", "metadata"}]
+    for path, key in ((["parameters"], "parameters"), (["overrides", "env"], "env")):
+        if parts[: len(path)] == path and len(parts) > len(path) and parts[len(path)].isdecimal():
+            parts = [*path, _item_name(spec, path, int(parts[len(path)])) or key]
+    return "".join(f"/{part}" for part in parts)
+
+
+def _item_name(spec: Mapping[str, Any], path: list[str], index: int) -> str:
+    found: Any = spec
+    for part in path:
+        found = found.get(part) or {}
+    return str(found[index]["name"]) if isinstance(found, list) and index < len(found) else ""
+
+
 def _job_spec(body: Mapping[str, Any]) -> dict[str, Any]:
     spec: dict[str, Any] = {"jobType": body["jobType"]}
     spec |= {field: body[field] for field in (*_JOB_FIELDS, "desiredState") if body.get(field) is not None}
-    parameters = body.get("parameters") or {}
-    if parameters:
-        spec["parameters"] = [{"name": name, "value": text} for name, text in parameters.items()]
+    if body.get("parameters"):
+        spec["parameters"] = _parameters(body["parameters"])
     overrides = _overrides(body.get("overrides") or {})
     return {**spec, "overrides": overrides} if overrides else spec
+
+
+def _parameters(wanted: Mapping[str, Any]) -> list[dict[str, str]]:
+    found = job_parameters.from_object(wanted)
+    for each in found:
+        if len(each["value"]) > PARAMETER_MAX_LENGTH:
+            name = each["name"]
+            raise errors.invalid(
+                f"/parameters/{name}", f"`{name}` must not be over {PARAMETER_MAX_LENGTH} characters as text"
+            )
+    return found
 
 
 def _overrides(wanted: Mapping[str, Any]) -> dict[str, Any]:

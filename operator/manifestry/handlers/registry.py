@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from manifestry import settings
+from manifestry import settings as configuration
 from manifestry.adapters import clock, cluster, queues
 from manifestry.handlers import caches
 
@@ -33,8 +33,8 @@ class Context:
     caches: caches.Caches
     queue: queues.KeyedQueue
     clock: clock.Clock
-    settings: settings.OperatorSettings
-    cluster_settings: settings.ClusterSettings
+    settings: configuration.OperatorSettings
+    cluster_settings: configuration.ClusterSettings
 
 
 Reconciler = Callable[[Context, str, str], Awaitable[float | None]]
@@ -71,6 +71,4 @@ def reconcilers(modules: Iterable[Handler]) -> Mapping[str, Reconciler]:
 
 def resyncs(modules: Iterable[Handler]) -> Mapping[str, Resync]:
     """Return by kind the `resync` of the modules that have one."""
-    return {
-        module.KIND: cast("Resync", module.resync) for module in modules if hasattr(module, "resync")
-    }
+    return {module.KIND: cast("Resync", module.resync) for module in modules if hasattr(module, "resync")}

@@ -1,0 +1,76 @@
+"""The one choke point: authenticate, read the headers, authorize; nothing else lets a request in."""
+
+from starlette.requests import HTTPConnection
+
+from manifestry.adapters import cluster
+from manifestry.core import access, errors, headers, identities, names
+from manifestry_api import contexts, deps, identity, tenants
+
+
+class Gatekeeper:
+    """Admits callers; what it learns on the way is in the request's context, for the audit record."""
+
+    def __init__(
+        self, pipeline: identity.Pipeline, tenant_index: tenants.TenantIndex, grants: tenants.GrantIndex
+    ) -> None:
+        self._pipeline = pipeline
+        self._tenants = tenant_index
+        self._grants = grants
+
+    async def admit(self, connection: HTTPConnection, action: access.Action) -> deps.Caller:
+        """Return the caller.
+
+        Raises:
+            Problem: `unauthenticated`, `audit-header-missing`, `bad-request` or `forbidden`.
+        """
+        context = contexts.of(connection.scope)
+        values = header_values(connection)
+        context.claimed = {name: ",".join(texts) for name, texts in values.items()}
+        context.identity = await self._pipeline.identify(connection)
+        context.claims = headers.parse(values)
+        tenant = self._authorize(context.identity, context.claims, action)
+        context.namespace = tenant.namespace
+        return _caller(context.identity, context.claims, tenant, context)
+
+    def _authorize(
+        self, who: identities.Identity, claims: headers.Claims, action: access.Action
+    ) -> identities.Tenant:
+        tenant = self._tenants.find(claims.tenant)
+        granted = self._grants.roles(who, tenant.namespace) if tenant else frozenset[access.Role]()
+        return identities.authorize(identities.Request(who, claims, tenant, granted, action))
+
+
+def header_values(connection: HTTPConnection) -> dict[str, list[str]]:
+    """Return every value of the required headers, decoded as UTF-8.
+
+    Raises:
+        Problem: `bad-request`; a value is not UTF-8.
+    """
+    try:
+        return {
+            name: [value.encode("latin-1").decode() for value in connection.headers.getlist(name)]
+            for name in headers.REQUIRED
+        }
+    except UnicodeDecodeError as error:
+        raise errors.Problem(errors.BAD_REQUEST, "headers must be UTF-8 text") from error
+
+
+def _caller(
+    who: identities.Identity,
+    claims: headers.Claims,
+    tenant: identities.Tenant,
+    context: contexts.RequestContext,
+) -> deps.Caller:
+    groups = tuple(f"{names.GROUP_PREFIX}{role}" for role in access.Role if role in claims.roles)
+    return deps.Caller(
+        subject=who.subject,
+        actor=claims.actor,
+        tenant=tenant.name,
+        namespace=tenant.namespace,
+        tenant_uid=tenant.uid,
+        roles=claims.roles,
+        reason=claims.reason,
+        audit_id=context.audit_id,
+        traceparent=str(context.trace),
+        impersonation=cluster.Impersonation(who.subject, groups),
+    )

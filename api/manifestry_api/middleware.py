@@ -1,0 +1,242 @@
+"""Pure ASGI middleware, outermost first: Traced, Audited, Bounded; each may be read without the others."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Iterable
+
+from opentelemetry import trace
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from manifestry.core import audit, errors, headers
+from manifestry_api import audits, contexts, deps, problems, telemetry
+
+PUBLIC_PATHS = frozenset(
+    {"/livez", "/readyz", "/healthz", "/metrics", "/openapi.json", "/docs", "/docs/style.css"}
+)
+UPLOADS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("PUT", re.compile(r"/artifacts/[^/]+/content")),
+    ("PUT", re.compile(r"/artifacts/[^/]+/files/[^/]+/content")),
+    ("PATCH", re.compile(r"/uploads/[^/]+")),
+)
+BODY_IDLE_SECONDS = 30.0  # a client that sends nothing for so long is cut off
+ECHOED = {headers.ACTOR: "actor", headers.TENANT: "tenant", headers.REASON: "reason"}
+_LENGTH_DIGITS = 19  # more would not fit 64 bits
+logger = logging.getLogger(__name__)
+
+
+def route_template(scope: Scope) -> str:
+    """Return the matched route's path with its placeholders, empty when none matched."""
+    return str(getattr(scope.get("route"), "path_format", ""))
+
+
+class Traced:
+    """Begins the request's context and span, measures it, and ends the span."""
+
+    def __init__(self, app: ASGIApp, instruments: telemetry.Telemetry, clock: deps.Clock) -> None:
+        self._app = app
+        self._instruments = instruments
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        span = self._instruments.start_span(scope["method"], Headers(scope=scope).get("traceparent"))
+        context = contexts.new(telemetry.place(span), self._clock(), time.monotonic())
+        scope[contexts.SCOPE_KEY] = context
+        status = 0
+
+        async def noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                await self._app(scope, receive, noting_status)
+        finally:
+            self._finish(scope, span, context, status)
+
+    def _finish(self, scope: Scope, span: trace.Span, context: contexts.RequestContext, status: int) -> None:
+        method, route = scope["method"], route_template(scope)
+        elapsed = time.monotonic() - context.received_seconds
+        self._instruments.observe_request(method, route, status, context.code, elapsed)
+        attributes: dict[str, str | int] = {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "url.path": scope["path"],
+            "manifestry.audit_id": context.audit_id,
+            "manifestry.tenant": context.claims.tenant if context.namespace and context.claims else "",
+        }
+        telemetry.end_span(
+            span, f"{method} {route}".strip(), {key: value for key, value in attributes.items() if value}
+        )
+
+
+class Audited:
+    """Puts `Audit-ID`, `traceparent` and the echoed headers on every answer, and writes the audit record.
+
+    It is also the outermost boundary: what escapes the application becomes a problem document here.
+    """
+
+    def __init__(self, app: ASGIApp, sink: audits.AuditSink, clock: deps.Clock) -> None:
+        self._app = app
+        self._sink = sink
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def stamping(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                await self._record(scope, message)
+                _stamp(message, contexts.of(scope))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, stamping)
+        except Exception as error:
+            if started:
+                raise
+            await problems.caught(error, Request(scope))(scope, receive, stamping)
+
+    async def _record(self, scope: Scope, message: Message) -> None:
+        if scope["path"] in PUBLIC_PATHS:
+            return
+        record = audit.record(_event(scope, message, self._clock))
+        try:
+            await self._sink.write(record)
+        except OSError:
+            logger.exception("audit record could not be written", extra={"auditId": record["auditID"]})
+
+
+def _event(scope: Scope, message: Message, clock: deps.Clock) -> audit.Event:
+    context, request = contexts.of(scope), Headers(scope=scope)
+    who = context.identity
+    whole = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+    raw_path = scope.get("raw_path") or scope["path"].encode()
+    return audit.Event(
+        audit_id=context.audit_id,
+        stage="ResponseComplete" if whole or message["status"] == 204 else "ResponseStarted",
+        method=scope["method"],
+        path=raw_path.decode("ascii", "backslashreplace"),
+        subject=who.subject if who else "",
+        groups=who.groups if who else (),
+        namespace=context.namespace,
+        source_ips=(scope["client"][0],) if scope.get("client") else (),
+        user_agent=request.get("user-agent", ""),
+        status=message["status"],
+        code=context.code,
+        detail=context.detail,
+        received=context.received,
+        decided=clock(),
+        annotations={
+            **{name.lower().removeprefix("x-"): text for name, text in context.claimed.items()},
+            "action": context.action or "",
+            "trace-id": context.trace.trace_id,
+        },
+    )
+
+
+def _stamp(message: Message, context: contexts.RequestContext) -> None:
+    answer = MutableHeaders(raw=list(message.get("headers", ())))
+    answer["Audit-ID"] = context.audit_id
+    answer["traceparent"] = str(context.trace)
+    answer.setdefault("X-Content-Type-Options", "nosniff")
+    if (claims := context.claims) is not None:
+        for name, field in ECHOED.items():
+            answer[name] = getattr(claims, field).encode().decode("latin-1")
+        answer[headers.ROLES] = ",".join(sorted(claims.roles))
+    message["headers"] = answer.raw
+
+
+class Bounded:
+    """Refuses a body that is longer than its route may have, and a client that stops sending it.
+
+    Args:
+        app: what is protected.
+        json_bytes: the limit of every route that is not an upload.
+        upload_bytes: the limit of the routes in `uploads`.
+        uploads: method and path of the routes that stream payloads.
+        idle_seconds: the longest wait for the next piece of a body.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        json_bytes: int,
+        upload_bytes: int,
+        uploads: Iterable[tuple[str, re.Pattern[str]]] = UPLOADS,
+        idle_seconds: float = BODY_IDLE_SECONDS,
+    ) -> None:
+        self._app = app
+        self._json_bytes = json_bytes
+        self._upload_bytes = upload_bytes
+        self._uploads = tuple(uploads)
+        self._idle_seconds = idle_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._limit(scope)
+        if _content_length(scope) > limit:
+            raise errors.Problem(errors.PAYLOAD_TOO_LARGE, _too_large(limit))
+        await self._app(scope, self._counting(receive, limit), send)
+
+    def _limit(self, scope: Scope) -> int:
+        is_upload = any(
+            scope["method"] == method and pattern.fullmatch(scope["path"])
+            for method, pattern in self._uploads
+        )
+        return self._upload_bytes if is_upload else self._json_bytes
+
+    def _counting(self, receive: Receive, limit: int) -> Receive:
+        total, complete = 0, False
+
+        async def counted() -> Message:
+            nonlocal total, complete
+            if complete:  # what comes now is the client's leaving, which may take its time
+                return await receive()
+            message = await self._in_time(receive)
+            total += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if total > limit:
+                raise HTTPException(413, _too_large(limit))
+            return message
+
+        return counted
+
+    async def _in_time(self, receive: Receive) -> Message:
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                return await receive()
+        except TimeoutError as error:
+            raise HTTPException(400, "the body must be sent without long pauses") from error
+
+
+def _content_length(scope: Scope) -> int:
+    text = Headers(scope=scope).get("content-length", "")
+    if not (text.isascii() and text.isdigit()):
+        return 0
+    return int(text) if len(text) < _LENGTH_DIGITS else 1 << 62
+
+
+def _too_large(limit: int) -> str:
+    return f"the body must have at most {limit} bytes"

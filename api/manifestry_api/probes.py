@@ -1,0 +1,137 @@
+"""Background probes: health answers read their last results and never wait for a dependency."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from manifestry.adapters import cluster, store
+from manifestry.core import names
+from manifestry_api import caches, checks, deps
+
+TIMEOUT_SECONDS = 8.0
+logger = logging.getLogger(__name__)
+
+Examine = Callable[[], Awaitable[str]]
+
+
+class Probe:
+    """Examines one dependency again and again.
+
+    Args:
+        name: the row's name.
+        period_seconds: the pause between two looks.
+        examine: returns why it is not well, empty when it is; may raise what adapters raise.
+    """
+
+    def __init__(self, name: str, period_seconds: float, examine: Examine) -> None:
+        self.name = name
+        self._period_seconds = period_seconds
+        self._examine = examine
+        self._reason = "not examined yet"
+        self._looked_seconds: float | None = None
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            await self.look()
+            await asyncio.sleep(self._period_seconds)
+
+    async def look(self) -> None:
+        """Look once, within a bounded time."""
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                reason = await self._examine()
+        except (cluster.ApiError, store.StoreError, TimeoutError) as error:
+            reason = _reason(error)
+        if reason != self._reason:
+            logger.info("probe changed", extra={"probe": self.name, "reason": reason})
+        self._reason, self._looked_seconds = reason, time.monotonic()
+
+    def row(self) -> checks.Row:
+        """Return the last result; one that is three periods old is not believed."""
+        if self._looked_seconds is None:
+            return checks.Row(self.name, ok=False, reason=self._reason)
+        age = time.monotonic() - self._looked_seconds
+        if age > 3 * self._period_seconds + TIMEOUT_SECONDS:
+            return checks.Row(self.name, ok=False, age_seconds=age, reason="the probe itself is stuck")
+        return checks.Row(self.name, not self._reason, age, self._reason)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {TIMEOUT_SECONDS:.0f} s"
+    if isinstance(error, cluster.ApiError):
+        return f"{error.status} {error.reason}"
+    return f"{type(error).__name__}"
+
+
+class Certificate(Protocol):
+    """The webhook's certificate, as far as readiness cares."""
+
+    @property
+    def reason(self) -> str:
+        """Return why it cannot be served, empty when it can."""
+
+
+class Health:
+    """All probes of the facade, and the rows that come from memory."""
+
+    def __init__(self, ports: deps.Ports) -> None:
+        self._ports = ports
+        self.certificate: Certificate | None = None
+        self.probes: Sequence[Probe] = (
+            Probe("kubernetes-api", 5.0, self._kubernetes),
+            Probe("object-store", 10.0, self._store),
+            Probe("job-runner", 5.0, self._lease),
+            Probe("configuration", 30.0, self._configuration),
+        )
+
+    async def run(self) -> None:
+        """Run every probe until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for probe in self.probes:
+                group.create_task(probe.run(), name=f"probe/{probe.name}")
+
+    def rows(self) -> list[checks.Row]:
+        """Return every row, without waiting for anything."""
+        states = [
+            (name, cache.synced.is_set(), cache.last_contact, cache.failure)
+            for name, cache in caches.each(self._ports.caches)
+        ]
+        rows = [*(probe.row() for probe in self.probes), checks.caches_row(states, time.monotonic())]
+        rows.append(checks.tenants_row(self._ports.tenants.directory))
+        if self._ports.settings.webhook_enabled:
+            reason = self.certificate.reason if self.certificate else "the webhook is not served"
+            rows.append(checks.Row("webhook-certificate", not reason, 0.0, reason))
+        return rows
+
+    async def _kubernetes(self) -> str:
+        await self._ports.client.get_raw("/readyz")
+        return ""
+
+    async def _store(self) -> str:
+        began, status = time.monotonic(), 503
+        try:
+            await self._ports.store.canary()
+            status = 200
+        finally:
+            elapsed = time.monotonic() - began
+            self._ports.instruments.slow_calls.observe("object-store", "canary", status, elapsed)
+        return ""
+
+    async def _lease(self) -> str:
+        settings = self._ports.settings
+        lease = await self._ports.client.get(names.LEASES, settings.lease_name, self._ports.namespace)
+        return checks.lease_problem(lease, self._ports.clock())
+
+    async def _configuration(self) -> str:
+        for kind in checks.KINDS:
+            crd = await self._ports.client.get(names.CRDS, f"{kind.plural}.{kind.group}")
+            if problem := checks.crd_problem(crd):
+                return problem
+        if not self._ports.settings.webhook_enabled:
+            return ""
+        name = self._ports.settings.webhook_configuration
+        return checks.webhook_problem(await self._ports.client.get(names.VALIDATING_WEBHOOKS, name))

@@ -1,0 +1,213 @@
+"""Custom resources as REST shows them: pure, camelCase, absent fields left out.
+
+The models in `views` say the same for the OpenAPI document; a test holds the two together.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from manifestry.core import conditions, etags, jobs, names, positions, requests
+
+Object = Mapping[str, Any]
+
+AWAITING_UPLOAD, PENDING, READY, FAILED = "awaiting-upload", "pending", "ready", "failed"
+_ARTIFACT_FIELDS = ("mediaType", "artifactType", "fileName", "annotations", "deletionPolicy")
+_JOB_SPEC_FIELDS = (
+    "overrides",
+    "activeDeadlineSeconds",
+    "backoffLimit",
+    "ttlSecondsAfterFinished",
+)
+_JOB_STATUS_FIELDS = ("podName", "effective", "outputs", "logs")
+_JOB_TYPE_FIELDS = (
+    "image",
+    "command",
+    "args",
+    "resources",
+    "parametersSchema",
+    "allowedOverrides",
+    "backoffLimit",
+    "activeDeadlineSeconds",
+    "ttlSecondsAfterFinished",
+    "queueName",
+)
+
+
+def artifact_status(body: Object) -> str:
+    """Return one word for an Artifact: awaiting-upload, pending, ready or failed."""
+    found = _status(body).get("conditions")
+    if conditions.is_status(found, "Ready", "True"):
+        return READY
+    if conditions.is_status(found, "Stalled", "True"):
+        return FAILED
+    upload = _spec(body).get("upload")
+    return AWAITING_UPLOAD if upload is not None and not upload.get("digest") else PENDING
+
+
+def source(body: Object) -> str:
+    """Return which source an Artifact has."""
+    return next((name for name in requests.SOURCES if name in _spec(body)), "")
+
+
+def not_ready_reason(body: Object) -> str:
+    """Return why an Artifact is not ready, as the end of a sentence; empty when nothing is known."""
+    condition = conditions.find(_status(body).get("conditions"), "Ready") or {}
+    parts = [str(condition[key]) for key in ("reason", "message") if condition.get(key)]
+    return f" ({': '.join(parts)})" if parts else ""
+
+
+def artifact_summary(body: Object, tenant: str) -> dict[str, Any]:
+    """Return an Artifact as lists show it."""
+    spec, status = _spec(body), _status(body)
+    return _present(
+        **_common(body, tenant, artifact_status(body)),
+        **{field: spec.get(field) for field in _ARTIFACT_FIELDS},
+        source=source(body),
+        digest=(status.get("artifact") or {}).get("digest"),
+        sizeBytes=(status.get("artifact") or {}).get("sizeBytes"),
+        manifest=_pointer(status.get("manifest")),
+        links=artifact_links(_metadata(body).get("name", "")),
+    )
+
+
+def artifact(body: Object, tenant: str) -> dict[str, Any]:
+    """Return an Artifact in full."""
+    status = _status(body)
+    return artifact_summary(body, tenant) | _present(
+        expected=_present(digest=_spec(body).get("digest"), sizeBytes=_spec(body).get("sizeBytes")) or None,
+        storedAt=(status.get("artifact") or {}).get("storedTime"),
+        verifiedAt=status.get("lastVerifiedTime"),
+        files=status.get("files"),
+        conditions=_conditions(status),
+    )
+
+
+def artifact_links(name: str) -> dict[str, str]:
+    """Return where an Artifact and its parts are."""
+    path = f"/artifacts/{name}"
+    return {"self": path, "content": f"{path}/content", "manifest": f"{path}/manifest"}
+
+
+def job_summary(body: Object, tenant: str) -> dict[str, Any]:
+    """Return a Job as lists show it."""
+    spec, status = _spec(body), _status(body)
+    return _present(
+        **_common(body, tenant, jobs.rest_status(body)),
+        jobType=spec.get("jobType"),
+        priority=spec.get("priority"),
+        queuedAt=status.get("queuedTime"),
+        startedAt=status.get("startTime"),
+        completedAt=status.get("completionTime"),
+        attempts=status.get("attempts"),
+        exitCode=status.get("exitCode"),
+        **_summary_condition(status, "Succeeded"),
+        links=job_links(_metadata(body).get("name", "")),
+    )
+
+
+def job(body: Object, tenant: str) -> dict[str, Any]:
+    """Return a Job in full; parameters are the texts that the pod gets."""
+    spec, status = _spec(body), _status(body)
+    return job_summary(body, tenant) | _present(
+        desiredState=spec.get("desiredState", "Active"),
+        parameters={each["name"]: each["value"] for each in spec.get("parameters") or ()},
+        **{field: spec.get(field) for field in _JOB_SPEC_FIELDS},
+        **{field: status.get(field) for field in _JOB_STATUS_FIELDS},
+        conditions=_conditions(status),
+    )
+
+
+def job_links(name: str) -> dict[str, str]:
+    """Return where a Job, its log and its controls are."""
+    path = f"/jobs/{name}"
+    verbs = {verb: f"{path}/{verb}" for verb in ("logs", "cancel", "suspend", "resume")}
+    return {"self": path, **verbs}
+
+
+def job_type(body: Object) -> dict[str, Any]:
+    """Return a JobType: what may be asked of it; its environment stays with the platform team."""
+    name = _metadata(body).get("name", "")
+    status = _status(body)
+    found = status.get("conditions")
+    stalled = conditions.is_status(found, "Stalled", "True")
+    return _present(
+        id=name,
+        status=FAILED if stalled else READY if conditions.is_status(found, "Ready", "True") else PENDING,
+        createdAt=_metadata(body).get("creationTimestamp"),
+        resourceVersion=_metadata(body).get("resourceVersion"),
+        **{field: _spec(body).get(field) for field in _JOB_TYPE_FIELDS},
+        conditions=_conditions(status),
+        links={"self": f"/job-types/{name}", "quota": f"/quotas/{name}", "queue": f"/quotas/{name}/queue"},
+    )
+
+
+def queue_position(waiting: positions.Waiting) -> dict[str, Any]:
+    """Return one waiting Job of a queue."""
+    holder = waiting.holder
+    return {
+        "position": waiting.position,
+        "jobId": holder.name,
+        "priority": holder.priority,
+        "queuedAt": holder.since.isoformat().replace("+00:00", "Z"),
+        "links": job_links(holder.name),
+    }
+
+
+def page(items: Sequence[Object], token: str | None) -> dict[str, Any]:
+    """Return one page of a list; `continue` is absent on the last one."""
+    return _present(**{"items": list(items), "continue": token})
+
+
+def etag(body: Object) -> str:
+    """Return an object's strong entity tag: it changes with every write in Kubernetes."""
+    return etags.strong(f"{_metadata(body).get('uid', '')}.{_metadata(body).get('resourceVersion', '')}")
+
+
+def is_deleting(body: Object) -> bool:
+    """Tell whether the object is being deleted: to REST it is gone already."""
+    return bool(_metadata(body).get("deletionTimestamp"))
+
+
+def _common(body: Object, tenant: str, status: str) -> dict[str, Any]:
+    metadata = _metadata(body)
+    found = metadata.get("annotations") or {}
+    return {
+        "id": metadata.get("name"),
+        "tenant": tenant,
+        "project": _spec(body).get("project"),
+        "status": status,
+        "createdAt": metadata.get("creationTimestamp"),
+        "createdBy": found.get(names.ACTOR_ANNOTATION),
+        "resourceVersion": metadata.get("resourceVersion"),
+    }
+
+
+def _summary_condition(status: Object, kind: str) -> dict[str, Any]:
+    condition = conditions.find(status.get("conditions"), kind) or {}
+    return {"reason": condition.get("reason"), "message": condition.get("message") or None}
+
+
+def _conditions(status: Object) -> list[dict[str, Any]]:
+    found: Iterable[Any] = status.get("conditions") or ()
+    fields = ("type", "status", "reason", "message", "lastTransitionTime")
+    return [{field: each.get(field, "") for field in fields} for each in found if isinstance(each, Mapping)]
+
+
+def _pointer(manifest: Object | None) -> dict[str, Any] | None:
+    return {key: manifest[key] for key in ("digest", "sizeBytes") if key in manifest} if manifest else None
+
+
+def _present(**members: Any) -> dict[str, Any]:
+    return {key: value for key, value in members.items() if value is not None}
+
+
+def _metadata(body: Object) -> Object:
+    return body.get("metadata") or {}
+
+
+def _spec(body: Object) -> Object:
+    return body.get("spec") or {}
+
+
+def _status(body: Object) -> Object:
+    return body.get("status") or {}

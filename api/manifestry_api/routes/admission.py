@@ -1,0 +1,124 @@
+"""The admission webhook for Job CREATE: gather, decide in the core, reserve in the ledger, answer in time.
+
+It is served on its own port over TLS, to the API server only. The API server waits 5 s (the chart's
+`timeoutSeconds`) and then fails the create; every path here ends before.
+
+References: https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from manifestry.adapters import cluster, ledgers
+from manifestry.core import admission, errors, names, quotas
+from manifestry_api import deps
+
+PATH = "/admission/jobs"
+DEADLINE_SECONDS = 4.0
+BODY_MAX_BYTES = 4 << 20  # an object in etcd has at most 1.5 MiB, JSON escapes it to some more
+INTERNAL = admission.Decision(False, 500, "InternalError", "manifestry: the webhook failed unexpectedly")
+logger = logging.getLogger(__name__)
+
+
+def create_webhook_app(ports: deps.Ports) -> Starlette:
+    """Return the small application that only answers admission reviews."""
+    app = Starlette(routes=[Route(PATH, review, methods=["POST"])])
+    app.state.ports = ports
+    return app
+
+
+async def review(request: Request) -> Response:
+    """Answer one AdmissionReview; 400 or 413 when it is none."""
+    ports = await deps.get_ports(request)
+    data = await _read(request)
+    if data is None:
+        return PlainTextResponse("the review is too large", 413)
+    try:
+        asked = admission.parse_review(json.loads(data))
+    except (errors.Problem, ValueError) as error:
+        detail = error.detail if isinstance(error, errors.Problem) else "the review must be JSON"
+        return PlainTextResponse(detail, 400)
+    return JSONResponse(admission.render_review(asked.review_uid, await decide(ports, asked)))
+
+
+async def _read(request: Request) -> bytes | None:
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > BODY_MAX_BYTES:
+            return None
+    return bytes(data)
+
+
+async def decide(ports: deps.Ports, asked: admission.Request) -> admission.Decision:
+    """Return the decision within DEADLINE_SECONDS, whatever the ledger and the API server do."""
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            return await _decide(ports, asked)
+    except TimeoutError:
+        return admission.busy("manifestry: no decision in time; try again")
+    except (ledgers.LedgerError, cluster.UnavailableError) as error:
+        return admission.busy(f"manifestry: {error}")
+    except cluster.ApiError:
+        logger.exception("the webhook may not read or write what it must", extra={"job": asked.name})
+        return INTERNAL
+    except Exception:  # the API server must get an answer it can show
+        logger.exception("the webhook failed", extra={"job": asked.name})
+        return INTERNAL
+
+
+async def _decide(ports: deps.Ports, asked: admission.Request) -> admission.Decision:
+    caches = (ports.caches.namespaces, ports.caches.job_types, ports.caches.tenant_quotas)
+    if not all(cache.synced.is_set() for cache in caches):
+        return admission.busy("manifestry: caches are being filled; try again")
+    tenant, job_type, exists = await asyncio.gather(
+        _tenant(ports, asked.namespace), _job_type(ports, asked.job_type), _exists(ports, asked)
+    )
+    denial = admission.check(asked, admission.Facts(tenant, job_type, exists))
+    if denial is not None or tenant is None:
+        return denial or INTERNAL
+    limits = quotas.limits_for(tenant, asked.job_type, list(ports.caches.tenant_quotas.items.values()))
+    reservation = admission.reserve(asked, tenant, limits, ports.clock())
+    return await ports.ledgers.transact(asked.namespace, asked.job_type, reservation)
+
+
+async def _tenant(ports: deps.Ports, namespace: str) -> str | None:
+    """Return the namespace's tenant; one that the cache has not seen yet is read live."""
+    found = ports.tenants.of_namespace(namespace)
+    if found is not None or ("", namespace) in ports.caches.namespaces.items:
+        return found.name if found else None
+    try:
+        ports.caches.namespaces.observe(await ports.client.get(names.NAMESPACES, namespace))
+    except cluster.NotFoundError:
+        return None
+    found = ports.tenants.of_namespace(namespace)
+    return found.name if found else None
+
+
+async def _job_type(ports: deps.Ports, name: str) -> Mapping[str, Any] | None:
+    known = ports.caches.job_types.items.get(("", name))
+    if known is not None or not names.is_dns_label(name):
+        return known
+    try:
+        return await ports.client.get(names.JOB_TYPES, name)
+    except cluster.NotFoundError:
+        return None
+
+
+async def _exists(ports: deps.Ports, asked: admission.Request) -> bool:
+    """Tell whether the name is taken, live: a cache may not have seen a Job of a moment ago."""
+    if not names.is_dns_label(asked.name):
+        return False  # the schema refuses it
+    try:
+        await ports.client.get(names.JOBS, asked.name, asked.namespace)
+    except cluster.NotFoundError:
+        return False
+    return True

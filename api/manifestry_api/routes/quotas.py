@@ -1,0 +1,62 @@
+"""Quotas: what a tenant uses, what it may use, and who is next."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import Depends, Query
+from starlette.responses import Response
+
+from manifestry.core import access, names, pages, positions, quotas
+from manifestry_api import answers, deps, lookups, representations, schemas, views
+
+router = deps.api_router(tags=["quotas"])
+
+Reader = Annotated[deps.Caller, Depends(deps.require(access.Action.QUOTAS_READ))]
+
+
+@router.get("/quotas", responses={200: {"model": views.QuotasView}})
+async def list_quotas(ports: deps.PortsDep, caller: Reader) -> Response:
+    """Show usage and limits of every job type, and of storage."""
+    known = {name for _, name in ports.caches.job_types.items} | {
+        name for namespace, name in ports.caches.quota_ledgers.items if namespace == caller.namespace
+    }
+    artifacts = lookups.of_tenant(ports.caches.artifacts, caller)
+    storage = positions.storage(caller.tenant, artifacts, ports.caches.tenant_quotas.items.values())
+    items = [_row(ports, caller, name) for name in sorted(known)]
+    return answers.json({"tenant": caller.tenant, "items": items, "storage": storage})
+
+
+@router.get("/quotas/{job_type}", responses={200: {"model": views.JobQuotaView}})
+async def get_quota(job_type: str, ports: deps.PortsDep, caller: Reader) -> Response:
+    """Show usage and limits of one job type."""
+    _require(ports, caller, job_type)
+    return answers.json(_row(ports, caller, job_type))
+
+
+@router.get("/quotas/{job_type}/queue", responses={200: {"model": views.QueuePage}})
+async def get_queue(
+    job_type: str, ports: deps.PortsDep, caller: Reader, query: Annotated[schemas.PageQuery, Query()]
+) -> Response:
+    """List the waiting jobs of one type in the order in which they will be admitted."""
+    _require(ports, caller, job_type)
+    ledger = ports.ledgers.snapshot(caller.namespace, job_type)
+    waiting = positions.waiting(ledger) if ledger is not None else []
+    filters = {"list": "queue", "tenant": caller.tenant, "jobType": job_type}
+    asked = pages.Query(query.limit, query.token, filters)
+    page = pages.take(waiting, positions.Waiting.key, asked, ports.clock())
+    content = representations.page([representations.queue_position(each) for each in page.items], page.token)
+    return answers.json({"tenant": caller.tenant, "jobType": job_type, **content})
+
+
+def _require(ports: deps.Ports, caller: deps.Caller, job_type: str) -> None:
+    if (caller.namespace, job_type) in ports.caches.quota_ledgers.items:
+        return
+    if ("", job_type) not in ports.caches.job_types.items:
+        raise lookups.absent(names.JOB_TYPES, job_type)
+
+
+def _row(ports: deps.Ports, caller: deps.Caller, job_type: str) -> Mapping[str, Any]:
+    limits = quotas.limits_for(caller.tenant, job_type, ports.caches.tenant_quotas.items.values())
+    ledger = ports.ledgers.snapshot(caller.namespace, job_type)
+    row = positions.usage(caller.tenant, job_type, ledger, limits)
+    return {**row, "links": {"self": f"/quotas/{job_type}", "queue": f"/quotas/{job_type}/queue"}}

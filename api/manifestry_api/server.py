@@ -1,0 +1,216 @@
+"""The process: ports made from settings, caches and probes in the background, two servers in front.
+
+One event loop, one place for signals: SIGTERM sets `ports.shutdown` (log followers end by it) and lets both
+servers finish what they serve, for `shutdown_seconds` at most.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import signal
+import ssl
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from manifestry.adapters import cluster, ledgers, store
+from manifestry.settings import ApiSettings, ClusterSettings, StoreSettings
+from manifestry_api import (
+    app,
+    audits,
+    caches,
+    deps,
+    gates,
+    identity,
+    keysets,
+    probes,
+    telemetry,
+    tenants,
+    tokens,
+    webhook_tls,
+)
+from manifestry_api.routes import admission
+
+USER_AGENT = "manifestry-api/0.1.0"
+KEEP_ALIVE_SECONDS = 75  # longer than the usual proxy's 60, or it meets a closing connection
+WEBHOOK_SHUTDOWN_SECONDS = 5  # no review takes longer
+logger = logging.getLogger(__name__)
+
+Work = Coroutine[Any, Any, None]
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of the process."""
+
+    api: ApiSettings
+    cluster: ClusterSettings
+    store: StoreSettings
+
+    @classmethod
+    def from_mapping(cls, env: Mapping[str, str]) -> "Config":
+        """Read every section.
+
+        Raises:
+            SettingsError: a variable is not valid.
+        """
+        return cls(
+            ApiSettings.from_mapping(env), ClusterSettings.from_mapping(env), StoreSettings.from_mapping(env)
+        )
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that leaves the signals to us: two servers share one process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Install nothing."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def open_ports(config: Config) -> AsyncIterator[deps.Ports]:
+    """Yield the ports, connected; close them at the end."""
+    instruments = telemetry.Telemetry(config.api.slow_call_seconds)
+    client = await cluster.KubeClient.connect(
+        kubeconfig=config.cluster.kubeconfig or None,
+        pool_size=config.cluster.kube_pool_size,
+        request_timeout_seconds=config.cluster.kube_request_timeout_seconds,
+        user_agent=USER_AGENT,
+        observer=instruments.observe_kubernetes,
+    )
+    objects = store.open_store(config.store)
+    try:
+        yield make_ports(config, client, objects, instruments)
+    finally:
+        await objects.close()
+        await client.close()
+        instruments.provider.shutdown()
+
+
+def make_ports(
+    config: Config, client: cluster.KubeClient, objects: store.Store, instruments: telemetry.Telemetry
+) -> deps.Ports:
+    """Return the ports around a connected client and an open store."""
+    watched = caches.build(client)
+    index = tenants.TenantIndex(watched.namespaces)
+    grants = tenants.GrantIndex(watched.role_bindings)
+    return deps.Ports(
+        client=client,
+        store=objects,
+        caches=watched,
+        ledgers=ledgers.Ledgers(client, lambda namespace, name: _seen(watched, namespace, name)),
+        settings=config.api,
+        tenants=index,
+        gate=gates.Gatekeeper(identity.Pipeline(authenticators(config.api, client)), index, grants),
+        audit=audits.LineSink(),
+        instruments=instruments,
+        namespace=config.cluster.namespace,
+    )
+
+
+def _seen(watched: deps.Caches, namespace: str, name: str) -> Mapping[str, object] | None:
+    return watched.quota_ledgers.items.get((namespace, name))
+
+
+def authenticators(settings: ApiSettings, client: cluster.KubeClient) -> list[identity.Authenticator]:
+    """Return the identity pipeline that the settings describe, in order."""
+    if not settings.kubernetes_issuer:
+        return []
+    return [
+        tokens.JwtAuthenticator(
+            keysets.KeySet(keysets.KubernetesKeys(client)),
+            audience=settings.jwt_audience,
+            leeway_seconds=settings.jwt_leeway_seconds,
+            identify=tokens.kubernetes_identity,
+        )
+    ]
+
+
+async def serve(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT; a background task that fails ends the process at once."""
+    async with open_ports(config) as ports:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ports.shutdown.set)
+        api = app.create_app(config.api, ports)
+        health: probes.Health = api.state.health
+        fronts = [_serve(_api_config(config.api, api), ports.shutdown)]
+        endless = [health.run(), *(cache.run() for _, cache in caches.each(ports.caches))]
+        if config.api.webhook_enabled:
+            loader = webhook_tls.CertificateLoader(ports.client, config.api.webhook_secret, ports.namespace)
+            health.certificate = loader
+            endless.append(loader.run())
+            fronts.append(_serve_webhook(config.api, loader, ports))
+        await _run(fronts, endless)
+
+
+async def _run(fronts: Sequence[Work], endless: Sequence[Work]) -> None:
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(each) for each in endless]
+        await asyncio.gather(*(group.create_task(each) for each in fronts))
+        for task in running:
+            task.cancel()
+
+
+async def _serve(config: uvicorn.Config, shutdown: asyncio.Event) -> None:
+    server = Server(config)
+    stopper = asyncio.create_task(_stop(server, shutdown))
+    try:
+        await server.serve()
+    finally:
+        stopper.cancel()
+
+
+async def _stop(server: Server, shutdown: asyncio.Event) -> None:
+    await shutdown.wait()
+    logger.info("shutting down")
+    server.should_exit = True
+
+
+async def _serve_webhook(
+    settings: ApiSettings, loader: webhook_tls.CertificateLoader, ports: deps.Ports
+) -> None:
+    """Listen as soon as there is a certificate; the API serves meanwhile, and /readyz says so."""
+    loaded = asyncio.create_task(loader.loaded.wait())
+    stopped = asyncio.create_task(ports.shutdown.wait())
+    await asyncio.wait({loaded, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    loaded.cancel()
+    stopped.cancel()
+    if ports.shutdown.is_set():
+        return
+    webhook = admission.create_webhook_app(ports)
+    await _serve(_webhook_config(settings, webhook, loader.context), ports.shutdown)
+
+
+def _api_config(settings: ApiSettings, application: ASGIApp) -> uvicorn.Config:
+    grace = math.ceil(settings.shutdown_seconds)
+    return _uvicorn(application, settings.api_host, settings.api_port, grace)
+
+
+def _webhook_config(settings: ApiSettings, application: ASGIApp, context: ssl.SSLContext) -> uvicorn.Config:
+    config = _uvicorn(application, settings.api_host, settings.webhook_port, WEBHOOK_SHUTDOWN_SECONDS)
+    config.ssl_context_factory = lambda _config, _default: context
+    return config
+
+
+def _uvicorn(application: ASGIApp, host: str, port: int, grace_seconds: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        host=host,
+        port=port,
+        loop="asyncio",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=grace_seconds,
+    )

@@ -1,0 +1,109 @@
+"""Long answers that either arrive whole or visibly break: never a silent truncation.
+
+A chunked answer without its last chunk, or one shorter than its Content-Length, is incomplete to every HTTP
+client (RFC 9112 section 8). So whoever cannot go on raises, and the server closes the connection.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+Chunk = bytes | memoryview
+Chunks = AsyncIterator[Chunk]
+
+
+class StreamAbortedError(Exception):
+    """The stream cannot be completed; the connection closes without its end, so that the client resumes."""
+
+
+async def nothing() -> None:
+    """Close nothing."""
+
+
+class StreamedResponse(Response):
+    """Sends chunks at the client's pace, notices when the client leaves, and always closes its source.
+
+    Args:
+        chunks: the body.
+        close: awaited exactly once, however it ends.
+        abort: when it is set, the connection is closed without an end.
+    """
+
+    def __init__(
+        self,
+        chunks: Chunks,
+        *,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        media_type: str | None = None,
+        close: Callable[[], Awaitable[None]] = nothing,
+        abort: asyncio.Event | None = None,
+    ) -> None:
+        super().__init__(None, status_code, headers, media_type)
+        if "content-length" not in {name.lower() for name in headers or {}}:
+            del self.headers["content-length"]  # Response counted an empty body
+        self._chunks = chunks
+        self._close = close
+        self._abort = abort or asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        """Serve the answer.
+
+        Raises:
+            StreamAbortedError: `abort` was set.
+            Exception: whatever the source raised; the answer is then incomplete on purpose.
+        """
+        sending = asyncio.create_task(self._send(send), name="stream")
+        leaving = asyncio.create_task(_left(receive), name="stream-disconnect")
+        stopping = asyncio.create_task(self._abort.wait(), name="stream-abort")
+        tasks = (sending, leaving, stopping)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+            elif stopping.done():
+                raise StreamAbortedError("the server is shutting down")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._close()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for chunk in self._chunks:
+            if chunk:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def primed(chunks: Chunks) -> Chunks:
+    """Read the first chunk now, so that a source that fails at once can still be answered with an error."""
+    iterator = aiter(chunks)
+    try:
+        first = await anext(iterator)
+    except StopAsyncIteration:
+        return _chain(b"", iterator)
+    return _chain(first, iterator)
+
+
+async def _chain(first: Chunk, rest: Chunks) -> AsyncIterator[Chunk]:
+    yield first
+    async for chunk in rest:
+        yield chunk
+
+
+async def skipped(chunks: AsyncIterator[bytes], count_bytes: int) -> AsyncIterator[bytes]:
+    """Yield the stream without its first `count_bytes`."""
+    left = count_bytes
+    async for chunk in chunks:
+        if left < len(chunk):
+            yield chunk[left:] if left else chunk
+        left = max(0, left - len(chunk))

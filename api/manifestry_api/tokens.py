@@ -1,0 +1,149 @@
+"""Bearer JWTs, verified against an issuer's keys.
+
+A token is believed until it expires: deleting the service account or pod that it is bound to does not end it
+here (that would take a TokenReview for each request). Revocation is by short lifetimes (kubectl's default is
+one hour) and, at once, by removing the RoleBinding, because a token carries no roles.
+
+References: RFC 8725 (JWT best current practices); RFC 9068.
+"""
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jwt
+from starlette.requests import HTTPConnection
+
+from manifestry.adapters import cluster
+from manifestry.core import errors, identities
+from manifestry_api import identity, keysets
+
+CACHE_MAX_SECONDS = 60.0
+CACHE_MAX_COUNT = 4096
+REFUSED_HEADERS = frozenset({"jwk", "jku", "x5u", "x5c", "crit"})  # keys come from the issuer only
+REQUIRED_CLAIMS = ["exp", "iss", "aud", "sub"]
+
+Identify = Callable[[Mapping[str, Any]], identities.Identity]
+
+
+def kubernetes_identity(claims: Mapping[str, Any]) -> identities.Identity:
+    """Return who a service account token is of: its subject and the groups that Kubernetes gives it."""
+    subject = str(claims["sub"])
+    return identities.Identity(subject, identities.kubernetes_groups(subject), "kubernetes")
+
+
+class TokenCache:
+    """Remembers verified tokens by their SHA-256, never the tokens, for a minute at most."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._entries: OrderedDict[bytes, tuple[identities.Identity, float]] = OrderedDict()
+
+    def get(self, token: str) -> identities.Identity | None:
+        """Return whose token it is when it was verified lately and has not expired."""
+        identity_until = self._entries.get(_digest(token))
+        if identity_until is None or identity_until[1] <= self._now():
+            return None
+        return identity_until[0]
+
+    def put(self, token: str, who: identities.Identity, expires: float) -> None:
+        """Remember a verified token; the oldest gives way."""
+        self._entries[_digest(token)] = (who, min(expires, self._now() + CACHE_MAX_SECONDS))
+        while len(self._entries) > CACHE_MAX_COUNT:
+            self._entries.popitem(last=False)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+class JwtAuthenticator:
+    """Verifies the tokens of one issuer; a token of another issuer is left to the next authenticator."""
+
+    def __init__(
+        self, keys: keysets.KeySet, *, audience: str, leeway_seconds: float, identify: Identify
+    ) -> None:
+        self._keys = keys
+        self._audience = audience
+        self._leeway_seconds = leeway_seconds
+        self._identify = identify
+        self._cache = TokenCache()
+
+    async def authenticate(self, connection: HTTPConnection) -> identities.Identity | None:
+        """Return the token's subject.
+
+        Raises:
+            Problem: `unauthenticated`, or `dependency-unavailable` when the keys were never readable.
+        """
+        token = identity.bearer_token(connection)
+        if token is None:
+            return None
+        known = self._cache.get(token)
+        return known if known is not None else await self._verify(token)
+
+    async def _verify(self, token: str) -> identities.Identity | None:
+        header = _header(token)
+        issuer = await self._issuer()
+        if _unverified_issuer(token) != issuer:
+            return None
+        claims = self._decode(token, await self._key(header), issuer)
+        who = self._identify(claims)
+        self._cache.put(token, who, float(claims["exp"]))
+        return who
+
+    async def _issuer(self) -> str:
+        try:
+            return await self._keys.issuer()
+        except (cluster.ApiError, ValueError, KeyError) as error:
+            raise errors.Problem(
+                errors.DEPENDENCY_UNAVAILABLE, "the token issuer's keys cannot be read"
+            ) from error
+
+    async def _key(self, header: Mapping[str, Any]) -> jwt.PyJWK:
+        key_id = header.get("kid")
+        key = await self._keys.find(key_id) if isinstance(key_id, str) else None
+        if key is None:
+            raise identity.unauthenticated("the token must be signed by a key of its issuer")
+        return key
+
+    def _decode(self, token: str, key: jwt.PyJWK, issuer: str) -> dict[str, Any]:
+        try:
+            return jwt.decode(
+                token,
+                key,
+                algorithms=keysets.ALGORITHMS,
+                audience=self._audience,
+                issuer=issuer,
+                leeway=self._leeway_seconds,
+                options={"require": REQUIRED_CLAIMS},
+            )
+        except jwt.ExpiredSignatureError as error:
+            raise identity.unauthenticated("the token has expired") from error
+        except (jwt.InvalidAudienceError, jwt.MissingRequiredClaimError) as error:
+            raise identity.unauthenticated(
+                f"the token must have `exp` and `sub`, and audience `{self._audience}`"
+            ) from error
+        except jwt.PyJWTError as error:
+            raise identity.unauthenticated("the token is not valid") from error
+
+
+def _header(token: str) -> Mapping[str, Any]:
+    try:
+        header = jwt.get_unverified_header(token)
+    except jwt.PyJWTError as error:
+        raise identity.unauthenticated("the token must be a JWT") from error
+    if header.get("alg") not in keysets.ALGORITHMS:
+        raise identity.unauthenticated("the token must be signed by an asymmetric algorithm")
+    if refused := REFUSED_HEADERS.intersection(header):
+        raise identity.unauthenticated(f"the token must not carry the header `{min(refused)}`")
+    return header
+
+
+def _unverified_issuer(token: str) -> object:
+    """Return `iss` only to choose the keys; nothing is believed before the signature is."""
+    try:
+        return jwt.decode(token, options={"verify_signature": False}).get("iss")
+    except jwt.PyJWTError as error:
+        raise identity.unauthenticated("the token must be a JWT") from error

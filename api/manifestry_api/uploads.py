@@ -1,0 +1,184 @@
+"""One streamed upload: check what is known, stage, verify, publish, and only then record it in the spec.
+
+Nothing is visible before the last byte has been verified. The order publish -> record means that a crash in
+between leaves bytes that nobody refers to, which garbage collection removes; never a reference without bytes.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from starlette.requests import ClientDisconnect, Request
+
+from manifestry.adapters import cluster, store
+from manifestry.core import digests, errors, requests
+from manifestry_api import bodies, deps, fields, lookups, representations
+
+RECORD_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the upload must turn out to be.
+
+    Args:
+        digest: from `spec.digest`, `Content-Digest` and `Repr-Digest`, which must agree; or None.
+        size_bytes: from `spec.sizeBytes`, or None.
+        limit_bytes: the most that may come; how long a client may pause is `middleware.Bounded`'s.
+    """
+
+    digest: str | None
+    size_bytes: int | None
+    limit_bytes: int
+
+
+async def receive(
+    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, request: Request
+) -> lookups.Object:
+    """Take the body as the artifact's payload; the same bytes again are accepted without an effect.
+
+    Returns:
+        The Artifact with `spec.upload.digest` set.
+
+    Raises:
+        Problem: conflict, unsupported-media-type, payload-too-large, digest-mismatch, validation-failed.
+        StoreError: the object store refuses.
+    """
+    _check_state(artifact)
+    _check_headers(artifact, request)
+    promise = _promise(artifact, request, ports.settings.max_upload_bytes)
+    chunks = _chunks(request)
+    recorded = artifact["spec"]["upload"].get("digest")
+    if recorded is not None:
+        return _same(artifact, recorded, await _hash(chunks))
+    staged = await _stage(ports, chunks, promise)
+    return await _publish(ports, caller, artifact, staged)
+
+
+def _check_state(artifact: lookups.Object) -> None:
+    if "upload" not in artifact["spec"]:
+        kind = representations.source(artifact)
+        raise errors.Problem(errors.CONFLICT, f"the artifact's source must be `upload`, it is `{kind}`")
+    if representations.artifact_status(artifact) == representations.FAILED:
+        reason = representations.not_ready_reason(artifact)
+        raise errors.Problem(errors.CONFLICT, f"the artifact has failed{reason}")
+
+
+def _check_headers(artifact: lookups.Object, request: Request) -> None:
+    wanted, stated = artifact["spec"]["mediaType"], request.headers.get("content-type")
+    if stated is not None and fields.essence(stated) != wanted.lower():
+        raise _unsupported(f"header `Content-Type` must be the artifact's `mediaType`, '{wanted}'")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise _unsupported("header `Content-Encoding` must not be set: the bytes are stored as they come")
+    if "content-range" in request.headers:  # RFC 9110 section 14.5
+        raise errors.Problem(
+            errors.BAD_REQUEST, "header `Content-Range` must not be set: a PUT is the whole payload"
+        )
+
+
+def _promise(artifact: lookups.Object, request: Request, limit_bytes: int) -> Promise:
+    spec, length = artifact["spec"], bodies.declared_length(request)
+    size_bytes = spec.get("sizeBytes")
+    if length is not None and length > limit_bytes:
+        raise bodies.too_large(limit_bytes)
+    if size_bytes is not None and length not in {None, size_bytes}:
+        raise _wrong_size(size_bytes, length)
+    stated = {digest for digest in (spec.get("digest"), *_stated(request)) if digest is not None}
+    if len(stated) > 1:
+        raise _mismatch("the digests in `Content-Digest`, `Repr-Digest` and the artifact must agree")
+    return Promise(next(iter(stated), None), size_bytes, limit_bytes)
+
+
+def _stated(request: Request) -> list[str | None]:
+    try:
+        return [
+            digests.parse_field(",".join(values))
+            for name in ("content-digest", "repr-digest")
+            if (values := request.headers.getlist(name))
+        ]
+    except digests.DigestError as error:
+        raise errors.Problem(errors.BAD_REQUEST, str(error)) from None
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect:
+        raise errors.Problem(errors.BAD_REQUEST, "the client left before the last byte") from None
+
+
+async def _hash(chunks: AsyncIterator[bytes]) -> str:
+    digest = hashlib.sha256()
+    async for chunk in chunks:
+        digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _same(artifact: lookups.Object, recorded: str, digest: str) -> lookups.Object:
+    if not digests.equal(recorded, digest):
+        raise errors.Problem(
+            errors.CONFLICT, "the artifact has its payload already; other bytes need a new artifact"
+        )
+    return artifact
+
+
+async def _stage(ports: deps.Ports, chunks: AsyncIterator[bytes], promise: Promise) -> store.Staged:
+    staged = await ports.store.stage(chunks, limit_bytes=promise.limit_bytes)
+    try:
+        _verify(staged, promise)
+    except errors.Problem:
+        await ports.store.discard(staged)
+        raise
+    return staged
+
+
+def _verify(staged: store.Staged, promise: Promise) -> None:
+    if promise.size_bytes is not None and staged.size_bytes != promise.size_bytes:
+        raise _wrong_size(promise.size_bytes, staged.size_bytes)
+    if promise.digest is not None and not digests.equal(staged.digest, promise.digest):
+        raise _mismatch(f"the payload's digest must be {promise.digest}, it is {staged.digest}")
+
+
+async def _publish(
+    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, staged: store.Staged
+) -> lookups.Object:
+    try:
+        blob = await ports.store.publish(caller.tenant_uid, staged)
+    except BaseException:
+        await ports.store.discard(staged)
+        raise
+    return await _record(ports, caller, artifact, blob)
+
+
+async def _record(
+    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, blob: store.Blob
+) -> lookups.Object:
+    """Write the intent; the resourceVersion makes the first of two different uploads win."""
+    uid, name = artifact["metadata"]["uid"], artifact["metadata"]["name"]
+    for _ in range(RECORD_ATTEMPTS):
+        recorded = artifact["spec"].get("upload", {}).get("digest")
+        if recorded is not None:
+            return _same(artifact, recorded, blob.digest)
+        try:
+            return await lookups.patch(
+                ports, caller, ports.caches.artifacts, name, requests.uploaded(artifact, *blob)
+            )
+        except cluster.ConflictError:
+            artifact = await lookups.find_live(ports, caller, ports.caches.artifacts, name)
+        if artifact["metadata"]["uid"] != uid:
+            raise errors.Problem(errors.CONFLICT, "the artifact was deleted and made anew meanwhile")
+    raise errors.Problem(errors.BUSY, "the artifact keeps changing", headers={"Retry-After": "1"})
+
+
+def _wrong_size(expected: int, actual: int | None) -> errors.Problem:
+    message = f"the payload must have {expected} bytes as `sizeBytes` says, it has {actual}"
+    return errors.Problem(errors.VALIDATION_FAILED, message, (errors.FieldError("/sizeBytes", message),))
+
+
+def _mismatch(message: str) -> errors.Problem:
+    return errors.Problem(errors.DIGEST_MISMATCH, message, (errors.FieldError("/digest", message),))
+
+
+def _unsupported(message: str) -> errors.Problem:
+    return errors.Problem(errors.UNSUPPORTED_MEDIA_TYPE, message)

@@ -1,0 +1,219 @@
+"""What answers look like, for the OpenAPI document; `representations` makes them from custom resources."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from manifestry_api.fields import Digest
+from manifestry_api.schemas import ArtifactStatus, JobStatus
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class View(BaseModel):
+    """Part of an answer; later versions may add members."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+
+
+class Condition(View):
+    """What the operator observed, as in Kubernetes."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+    last_transition_time: datetime | Literal[""]
+
+
+class Common(View):
+    """What every object has."""
+
+    id: str
+    tenant: str
+    project: str | None = None
+    created_at: datetime | None = None
+    created_by: str | None = None
+    resource_version: str | None = None
+    links: dict[str, str]
+
+
+class ManifestPointer(View):
+    """Names the canonical manifest for ever."""
+
+    digest: Digest
+    size_bytes: Count
+
+
+class ArtifactSummary(Common):
+    """An artifact in a list."""
+
+    status: ArtifactStatus
+    media_type: str
+    artifact_type: str | None = None
+    file_name: str | None = None
+    annotations: dict[str, str] | None = None
+    deletion_policy: str | None = None
+    source: str
+    digest: Digest | None = None
+    size_bytes: Count | None = None
+    manifest: ManifestPointer | None = None
+
+
+class Expected(View):
+    """What the payload was promised to be."""
+
+    digest: Digest | None = None
+    size_bytes: Count | None = None
+
+
+class FileView(View):
+    """One of several payloads."""
+
+    name: str
+    digest: Digest
+    size_bytes: Count
+
+
+class ArtifactView(ArtifactSummary):
+    """An artifact."""
+
+    expected: Expected | None = None
+    stored_at: datetime | None = None
+    verified_at: datetime | None = None
+    files: list[FileView] | None = None
+    conditions: list[Condition]
+
+
+class JobSummary(Common):
+    """A job in a list."""
+
+    status: JobStatus
+    job_type: str
+    priority: int | None = None
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    attempts: Count | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    message: str | None = None
+
+
+class JobView(JobSummary):
+    """A job."""
+
+    desired_state: Literal["Active", "Suspended", "Cancelled"]
+    parameters: dict[str, str]
+    overrides: dict[str, Any] | None = None
+    active_deadline_seconds: int | None = None
+    backoff_limit: int | None = None
+    ttl_seconds_after_finished: int | None = None
+    pod_name: str | None = None
+    effective: dict[str, Any] | None = None
+    outputs: list[dict[str, Any]] | None = None
+    logs: dict[str, Any] | None = None
+    conditions: list[Condition]
+
+
+class ArtifactPage(View):
+    """A page of artifacts, newest first."""
+
+    items: list[ArtifactSummary]
+    token: str | None = Field(None, alias="continue")
+
+
+class JobPage(View):
+    """A page of jobs, newest first."""
+
+    items: list[JobSummary]
+    token: str | None = Field(None, alias="continue")
+
+
+class DryRunView(View):
+    """What `POST /jobs?dryRun=true` found out; nothing was created."""
+
+    dry_run: Literal[True]
+    accepted: bool = Field(description="Whether the submit gate lets one more job in now.")
+    detail: str
+    usage: dict[str, Any] | None = None
+
+
+class JobTypeView(View):
+    """A job type: what it runs and what it takes."""
+
+    id: str
+    status: Literal["ready", "pending", "failed"]
+    created_at: datetime | None = None
+    resource_version: str | None = None
+    image: str
+    command: list[str] | None = None
+    args: list[str] | None = None
+    resources: dict[str, Any] | None = None
+    parameters_schema: dict[str, Any] | None = None
+    allowed_overrides: list[str] | None = None
+    backoff_limit: int | None = None
+    active_deadline_seconds: int | None = None
+    ttl_seconds_after_finished: int | None = None
+    queue_name: str | None = None
+    conditions: list[Condition]
+    links: dict[str, str]
+
+
+class JobTypePage(View):
+    """The job types, by name."""
+
+    items: list[JobTypeView]
+    token: str | None = Field(None, alias="continue")
+
+
+class JobQuotaView(View):
+    """Usage and limits of one job type; an absent limit is unlimited, 0 is none."""
+
+    tenant: str
+    job_type: str
+    running: Count
+    queued: Count
+    reserved: Count = Field(description="Accepted, but suspended or still being created.")
+    max_running: Count | None = None
+    max_queued: Count | None = None
+    initialized: bool = Field(description="False while the ledger is being made; submits are then 503.")
+    links: dict[str, str]
+
+
+class StorageQuotaView(View):
+    """Usage and limits of storage."""
+
+    artifacts: Count
+    size_bytes: Count
+    max_artifacts: Count | None = None
+    max_bytes: Count | None = None
+
+
+class QuotasView(View):
+    """A tenant's quotas."""
+
+    tenant: str
+    items: list[JobQuotaView]
+    storage: StorageQuotaView
+
+
+class QueuePosition(View):
+    """One waiting job; position 1 is admitted next."""
+
+    position: Annotated[int, Field(ge=1)]
+    job_id: str
+    priority: int
+    queued_at: datetime
+    links: dict[str, str]
+
+
+class QueuePage(View):
+    """The waiting jobs of one type, in the order in which they will be admitted."""
+
+    tenant: str
+    job_type: str
+    items: list[QueuePosition]
+    token: str | None = Field(None, alias="continue")

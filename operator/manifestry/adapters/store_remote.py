@@ -1,0 +1,318 @@
+"""The object store in a bucket, through obstore: S3 and what speaks it, Google Cloud Storage, Azure.
+
+Bytes are staged by a bounded multipart upload and published by a server-side copy to their digest's key,
+so that a name never shows half of them. The copy is create-if-absent; two that race for a key carry the same
+bytes, so the loser has won too.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import re
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import obstore
+from obstore import exceptions as obstore_errors
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from manifestry.adapters import store_port
+from manifestry.adapters.store_port import (
+    BATCH_BYTES,
+    PUT_MAX_BYTES,
+    Blob,
+    BlobDamagedError,
+    BlobNotFoundError,
+    Staged,
+    StoreError,
+    StoreFullError,
+    StoreUnavailableError,
+    TooLargeError,
+)
+from manifestry.core import blobkeys, digests
+from manifestry.settings import StoreSettings
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ObjectStore
+
+PART_BYTES: Final = 5 << 20  # S3's smallest part; its 10,000 parts are 48 GiB, above COPY_MAX_BYTES
+PARTS_IN_FLIGHT: Final = 3
+# An upload holds the parts in flight, the part being filled, and two batches: (3 + 1) x 5 + 2 = 22 MiB.
+UPLOAD_BOUND_BYTES: Final = (PARTS_IN_FLIGHT + 1) * PART_BYTES + 2 * BATCH_BYTES
+WINDOW_BYTES: Final = 2 << 20
+# A download holds the window with the consumer and the one fetched ahead: 2 x 2 = 4 MiB.
+DOWNLOAD_BOUND_BYTES: Final = 2 * WINDOW_BYTES
+COPY_MAX_BYTES: Final = 5 << 30  # S3's CopyObject and UploadPartCopy end here
+COPY_BYTES_PER_SECOND: Final = 32 << 20  # a copy may take this long above the timeout: 5 GiB in 160 s
+RETRIES: Final = 3
+# An old blob that is published again is copied again, so that a collector's grace period starts anew.
+REFRESH_AFTER: Final = timedelta(hours=1)
+
+_FULL = re.compile(
+    r"status code: 507|StorageFull|InsufficientStorage|QuotaExceeded|no space left", re.IGNORECASE
+)
+
+T = TypeVar("T")
+
+
+class RemoteStore:
+    """A store in a bucket; see `store_port.Store` for the contract.
+
+    Args:
+        bucket: an obstore store whose root is ours alone.
+        timeout_seconds: how long one request may take, retries included.
+    """
+
+    def __init__(self, bucket: "ObjectStore", *, timeout_seconds: float) -> None:
+        self._bucket = bucket
+        self._timeout_seconds = timeout_seconds
+
+    async def stage(self, chunks: AsyncIterator[bytes], *, limit_bytes: int) -> Staged:
+        """Store and hash a stream where nobody sees it; a failure aborts the multipart upload."""
+        upload_id, sha256, size_bytes = str(uuid.uuid4()), hashlib.sha256(), 0
+        limit_bytes = min(limit_bytes, COPY_MAX_BYTES)
+        async with self._writer(blobkeys.upload(upload_id)) as writer:
+            async for batch in store_port.batches(chunks, limit_bytes=limit_bytes):
+                await asyncio.to_thread(sha256.update, batch)
+                await self._write("stage", writer.write(batch))
+                size_bytes += len(batch)
+        return Staged(upload_id, f"{digests.ALGORITHM}:{sha256.hexdigest()}", size_bytes)
+
+    async def publish(self, tenant_uid: str, staged: Staged) -> Blob:
+        """Make staged bytes visible under their digest."""
+        key, source = blobkeys.blob(tenant_uid, staged.digest), blobkeys.upload(staged.upload_id)
+        found = await self._meta("publish", key)
+        sound = found is not None and found["size"] == staged.size_bytes
+        if found is None or not sound or _age(found) > REFRESH_AFTER:
+            try:
+                await self._copy(source, key, staged.size_bytes, overwrite=found is not None)
+            except BlobNotFoundError:
+                if not sound:  # else an earlier try got this far
+                    raise
+        with contextlib.suppress(StoreError):  # published is published; a left-over is collected later
+            await self.discard(staged)
+        return Blob(staged.digest, staged.size_bytes)
+
+    async def put(self, tenant_uid: str, data: bytes) -> Blob:
+        """Publish a few bytes that are in memory anyway."""
+        if len(data) > PUT_MAX_BYTES:
+            raise TooLargeError(f"the bytes must not be more than {PUT_MAX_BYTES}")
+        blob = Blob(digests.of(data), len(data))
+        key = blobkeys.blob(tenant_uid, blob.digest)
+        if not await self._create(key, data):
+            found = await self._meta("put", key)
+            if found is None or found["size"] != len(data) or _age(found) > REFRESH_AFTER:
+                await self._write("put", obstore.put_async(self._bucket, key, data, use_multipart=False))
+        return blob
+
+    async def head(self, tenant_uid: str, digest: str) -> Blob | None:
+        """Return a blob's size, None when the tenant has no such blob."""
+        found = await self._meta("head", blobkeys.blob(tenant_uid, digest))
+        return None if found is None else Blob(digest, found["size"])
+
+    async def read(self, tenant_uid: str, digest: str, *, limit_bytes: int) -> bytes:
+        """Return a small blob, hashed again."""
+        data = b"".join([bytes(view) async for view in self._bounded(tenant_uid, digest, limit_bytes)])
+        if not digests.verify(data, digest):
+            raise BlobDamagedError("the stored bytes do not match their digest")
+        return data
+
+    async def stream(
+        self, tenant_uid: str, digest: str, *, offset: int = 0, count: int | None = None
+    ) -> AsyncGenerator[memoryview, None]:
+        """Yield the bytes in windows of 2 MiB, the next one fetched while the consumer has this one."""
+        key = blobkeys.blob(tenant_uid, digest)
+        end = await self._size(key) if count is None else offset + count
+        starts = range(offset, end, WINDOW_BYTES)
+        ahead: asyncio.Task[memoryview] | None = None
+        try:
+            for start, following in itertools.pairwise([*starts, end]):
+                data = await (ahead or self._fetch(key, start, end))
+                ahead = self._fetch(key, following, end) if following < end else None
+                yield data
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    async def discard(self, staged: Staged) -> None:
+        """Remove staged bytes."""
+        await self._remove("discard", blobkeys.upload(staged.upload_id))
+
+    async def delete(self, tenant_uid: str, digest: str) -> None:
+        """Remove a blob."""
+        await self._remove("delete", blobkeys.blob(tenant_uid, digest))
+
+    async def canary(self) -> None:
+        """Write, read back and delete a few bytes."""
+        canary_id = uuid.uuid4()
+        key, data = blobkeys.canary(str(canary_id)), canary_id.bytes
+        await self._write("canary", obstore.put_async(self._bucket, key, data, use_multipart=False))
+        found = await self._window(key, 0, len(data))
+        await self._remove("canary", key)
+        if found != data:
+            raise StoreUnavailableError("the object store returned other bytes than were written")
+
+    def local_path(self, tenant_uid: str, digest: str) -> Path | None:  # noqa: ARG002 - the port's signature
+        """Return None: the bytes are not on this machine."""
+        return None
+
+    async def close(self) -> None:
+        """Do nothing: obstore's connections end with the object."""
+
+    @contextlib.asynccontextmanager
+    async def _writer(self, key: str) -> AsyncIterator[Any]:
+        writer = obstore.open_writer_async(
+            self._bucket, key, buffer_size=PART_BYTES, max_concurrency=PARTS_IN_FLIGHT
+        )
+        try:
+            yield writer
+            await self._write("stage", writer.close())
+        except BaseException as error:
+            with contextlib.suppress(StoreError):
+                await self._call("discard", writer.__aexit__(type(error), error, error.__traceback__))
+            raise
+
+    async def _create(self, key: str, data: bytes) -> bool:
+        try:
+            await self._write("put", obstore.put_async(self._bucket, key, data, mode="create"))
+        except obstore_errors.AlreadyExistsError:
+            return False
+        return True
+
+    async def _copy(self, source: str, key: str, size_bytes: int, *, overwrite: bool) -> None:
+        if size_bytes == 0:  # a part of nothing cannot be copied
+            await self._create(key, b"")
+            return
+        seconds = self._timeout_seconds + size_bytes / COPY_BYTES_PER_SECOND
+        copy = obstore.copy_async(self._bucket, source, key, overwrite=overwrite)
+        with contextlib.suppress(obstore_errors.AlreadyExistsError):
+            await self._call("publish", copy, seconds=seconds)
+
+    async def _meta(self, operation: str, key: str) -> "ObjectMeta | None":
+        try:
+            return await self._call(operation, obstore.head_async(self._bucket, key))
+        except BlobNotFoundError:
+            return None
+
+    async def _size(self, key: str) -> int:
+        found = await self._meta("stream", key)
+        if found is None:
+            raise BlobNotFoundError("the tenant has no such blob")
+        return found["size"]
+
+    async def _bounded(self, tenant_uid: str, digest: str, limit_bytes: int) -> AsyncIterator[memoryview]:
+        size_bytes = await self._size(blobkeys.blob(tenant_uid, digest))
+        if size_bytes > limit_bytes:
+            raise TooLargeError(f"the blob must not be more than {limit_bytes} bytes")
+        async with contextlib.aclosing(self.stream(tenant_uid, digest, count=size_bytes)) as views:
+            async for view in views:
+                yield view
+
+    def _fetch(self, key: str, start: int, end: int) -> asyncio.Task[memoryview]:
+        return asyncio.create_task(self._window(key, start, min(WINDOW_BYTES, end - start)))
+
+    async def _window(self, key: str, start: int, length: int) -> memoryview:
+        window = obstore.get_range_async(self._bucket, key, start=start, length=length)
+        data = memoryview(await self._call("stream", window))
+        if len(data) != length:
+            raise BlobDamagedError("the blob is shorter than its size")
+        return data
+
+    async def _remove(self, operation: str, key: str) -> None:
+        with contextlib.suppress(BlobNotFoundError):
+            await self._call(operation, obstore.delete_async(self._bucket, key))
+
+    async def _call(self, operation: str, request: Awaitable[T], *, seconds: float | None = None) -> T:
+        with _typed(operation):
+            async with asyncio.timeout(seconds or self._timeout_seconds):
+                return await request
+
+    async def _write(self, operation: str, request: Awaitable[T]) -> T:
+        try:
+            return await self._call(operation, request)
+        except BlobNotFoundError as error:  # what a store says to a write when the bucket is missing
+            raise StoreUnavailableError(f"the object store has no such bucket ({operation})") from error
+
+
+def connect(settings: StoreSettings) -> RemoteStore:
+    """Return the store that the settings describe; nothing is sent yet.
+
+    Credentials that are not in the settings come from the usual environment: IRSA, workload identity,
+    instance metadata.
+
+    References: obstore's `S3Config`, `GCSConfig`, `AzureConfig`.
+    """
+    return RemoteStore(_bucket(settings), timeout_seconds=settings.store_timeout_seconds)
+
+
+def _bucket(settings: StoreSettings) -> "ObjectStore":
+    timeout = timedelta(seconds=settings.store_timeout_seconds)
+    copying = timedelta(seconds=COPY_MAX_BYTES / COPY_BYTES_PER_SECOND)
+    common: dict[str, Any] = {
+        "prefix": settings.store_prefix or None,
+        "client_options": {
+            "allow_http": settings.store_allow_http,
+            "connect_timeout": min(timeout, timedelta(seconds=5)),
+            "timeout": timeout + copying,  # `_call` is the strict one, this one is behind it
+        },
+        "retry_config": {"max_retries": RETRIES, "retry_timeout": timeout},
+    }
+    match settings.store_type:
+        case "s3":
+            return S3Store(settings.store_bucket, **_s3(settings), **common)
+        case "gcs":
+            return GCSStore(settings.store_bucket, **common)
+        case "azure":
+            return AzureStore(settings.store_bucket, **_azure(settings), **common)
+        case "local":
+            raise ValueError("`store_type` must be s3, gcs or azure")
+
+
+def _s3(settings: StoreSettings) -> dict[str, Any]:
+    return {
+        "region": settings.store_region,
+        "copy_if_not_exists": "multipart",
+        **_given("endpoint", settings.store_endpoint),
+        **_secret("access_key_id", settings.store_access_key_id),
+        **_secret("secret_access_key", settings.store_secret_access_key),
+    }
+
+
+def _azure(settings: StoreSettings) -> dict[str, Any]:
+    return {
+        **_given("endpoint", settings.store_endpoint),
+        **_secret("account_name", settings.store_access_key_id),
+        **_secret("account_key", settings.store_secret_access_key),
+    }
+
+
+def _given(name: str, value: str) -> dict[str, str]:
+    return {name: value} if value else {}
+
+
+def _secret(name: str, value: Any) -> dict[str, str]:
+    return {} if value is None else {name: value.get_secret_value()}
+
+
+def _age(found: "ObjectMeta") -> timedelta:
+    return datetime.now(UTC) - found["last_modified"]
+
+
+@contextlib.contextmanager
+def _typed(operation: str) -> Iterator[None]:
+    try:
+        yield
+    except obstore_errors.AlreadyExistsError:
+        raise
+    except FileNotFoundError as error:
+        raise BlobNotFoundError("the tenant has no such blob") from error
+    except (obstore_errors.BaseError, OSError) as error:  # OSError is also asyncio's TimeoutError
+        if _FULL.search(str(error)):
+            raise StoreFullError("the object store is full") from error
+        raise StoreUnavailableError(f"the object store does not answer ({operation})") from error

@@ -1,0 +1,396 @@
+"""What to do about a Job: an ordered list of steps, the first that applies decides.
+
+`plan` is level-based: it looks at the Job, its ledger entry and its batch Job, never at what happened. So a
+restart, a missed event or a second operator leads to the same end. References: quota-ledger.md T2 to T4;
+conventions.md 2.4, the state matrix.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from manifestry.core import batchjobs, jobstatuses, jobtypes, ledgers, names, podspecs
+from manifestry.core.jobstatuses import is_terminal, rest_status
+
+__all__ = [
+    "Observed",
+    "Plan",
+    "desired_state",
+    "is_terminal",
+    "live_job",
+    "plan",
+    "rest_status",
+    "wants_pods",
+]
+
+POD_PATIENCE = timedelta(seconds=20)  # an image is usually there by then; before, nothing is worth a read
+POLL_SECONDS = 2.0  # pods are not watched; how often their end is looked for while something waits for it
+PROBLEM_POLL_SECONDS = 60.0
+
+Body = Mapping[str, Any]
+DesiredState = Literal["Active", "Suspended", "Cancelled"]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything a plan depends on, read live.
+
+    Args:
+        job: the Job's body.
+        tenant: the namespace's tenant, None without one.
+        job_type: the JobType's body, None when there is none.
+        holder: the Job's entry in its ledger.
+        batch: its batch Job.
+        pods: its pods, only when `wants_pods` asked for them.
+        over_quota: the sentence with which the ledger refused it just now.
+        refused: what the API server said when it refused the batch Job for good.
+    """
+
+    job: Body
+    tenant: str | None = None
+    job_type: Body | None = None
+    holder: ledgers.Holder | None = None
+    batch: Body | None = None
+    pods: tuple[Body, ...] = ()
+    over_quota: str = ""
+    refused: str = ""
+
+    @property
+    def uid(self) -> str:
+        """Return the Job's uid."""
+        return str(self.job["metadata"]["uid"])
+
+    @property
+    def spec(self) -> Body:
+        """Return the Job's spec."""
+        return jobtypes.spec_of(self.job)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Tell whether the batch Job has our name for it but was made by somebody else."""
+        return self.batch is not None and batchjobs.job_uid(self.batch) != self.uid
+
+    @property
+    def is_started(self) -> bool:
+        """Tell whether a batch Job was made for it and has not been taken back."""
+        return self.batch is not None or bool((self.job.get("status") or {}).get("jobRef"))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """T2 and T3: enter the ledger, or bring the entry up to date, and admit whoever fits."""
+
+    job: ledgers.LiveJob
+
+
+@dataclass(frozen=True)
+class Park:
+    """Give up the slot of a suspended Job."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """T4: leave the ledger.
+
+    Args:
+        wait_for_pods: look for unfinished pods first: the batch Job did not end in the regular way.
+    """
+
+    wait_for_pods: bool
+
+
+@dataclass(frozen=True)
+class CreateBatch:
+    """Make the suspended batch Job; that it exists already is fine."""
+
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unsuspend:
+    """Let the batch Job run, if it has not changed and the ledger, read again, still says Admitted."""
+
+    name: str
+    resource_version: str
+
+
+@dataclass(frozen=True)
+class DeleteBatch:
+    """Stop the batch Job: foreground, so that its object stays until its pods are gone."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class SetTtl:
+    """Let the finished batch Job go after a while, its result being written down."""
+
+    name: str
+    seconds: int
+
+
+Action = Claim | Park | Release | CreateBatch | Unsuspend | DeleteBatch | SetTtl
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do now.
+
+    Args:
+        status: the new status, written before the actions; None leaves it.
+        actions: in this order.
+        again: plan once more with what the actions brought.
+        after: look again after so many seconds; None waits for an event.
+    """
+
+    status: dict[str, Any] | None = None
+    actions: tuple[Action, ...] = ()
+    again: bool = False
+    after: float | None = None
+
+
+Step = Callable[[Observed, datetime], Plan | None]
+
+
+def plan(observed: Observed, now: datetime) -> Plan:
+    """Return the next thing to do for a Job; the first step that has an opinion decides."""
+    return next((found for step in STEPS if (found := step(observed, now)) is not None), Plan())
+
+
+def desired_state(spec: Body) -> DesiredState:
+    """Return what the user wants; unset is Active, a word we do not know is Suspended."""
+    match spec.get("desiredState"):
+        case None | "" | "Active":
+            return "Active"
+        case "Cancelled":
+            return "Cancelled"
+        case _:
+            return "Suspended"
+
+
+def live_job(job: Body, job_type: Body | None, batch: Body | None) -> ledgers.LiveJob:
+    """Return what the ledger must know about a Job."""
+    return ledgers.LiveJob(
+        uid=str(job["metadata"]["uid"]),
+        name=str(job["metadata"]["name"]),
+        terminal=is_terminal(job),
+        running=batch is not None and batchjobs.is_running(batch),
+        parked=desired_state(jobtypes.spec_of(job)) == "Suspended",
+        priority=jobtypes.priority(jobtypes.spec_of(job), job_type),
+    )
+
+
+def wants_pods(observed: Observed, now: datetime) -> bool:
+    """Tell whether the pods are worth a read: the run has ended, or it should have begun by now."""
+    batch = observed.batch
+    if batch is None or is_terminal(observed.job):
+        return False
+    return batchjobs.is_finished(batch) or _is_slow(batch, now)
+
+
+def _already_final(observed: Observed, now: datetime) -> Plan | None:
+    if not is_terminal(observed.job):
+        return None
+    status = jobstatuses.acknowledged(observed.job, now)
+    batch = observed.batch
+    if batch is not None and not observed.is_foreign and not batchjobs.is_finished(batch):
+        return Plan(status, _stop(batch), after=POLL_SECONDS)
+    return Plan(status, _farewell(observed, wait_for_pods=batch is None))
+
+
+def _being_deleted(observed: Observed, now: datetime) -> Plan | None:  # noqa: ARG001 - a Step
+    if not observed.job["metadata"].get("deletionTimestamp"):
+        return None
+    return _stop_first(observed) or Plan(actions=_farewell(observed, wait_for_pods=observed.batch is None))
+
+
+def _refused(observed: Observed, now: datetime) -> Plan | None:
+    if observed.over_quota:
+        return _end(observed, now, "QuotaExceeded", observed.over_quota)
+    if observed.refused:
+        return _end(observed, now, "Failed", f"the batch Job was refused: {observed.refused}")
+    return None
+
+
+def _foreign(observed: Observed, now: datetime) -> Plan | None:
+    batch = observed.batch
+    if batch is None or not observed.is_foreign:
+        return None
+    message = f"a batch Job '{batch['metadata']['name']}' exists that does not belong to this Job"
+    return _end(observed, now, "Failed", message)
+
+
+def _finished(observed: Observed, now: datetime) -> Plan | None:
+    batch = observed.batch
+    ended = batchjobs.result(batch) if batch is not None else None
+    if batch is None or ended is None:
+        return None
+    status = jobstatuses.finished(observed.job, batch, ended, batchjobs.last_exit(observed.pods), now)
+    return Plan(status, _farewell(observed, wait_for_pods=False))
+
+
+def _cancelled(observed: Observed, now: datetime) -> Plan | None:
+    if desired_state(observed.spec) != "Cancelled":
+        return None
+    return _stop_first(observed) or _end(observed, now, "Cancelled", "cancelled by `spec.desiredState`")
+
+
+def _invalid(observed: Observed, now: datetime) -> Plan | None:
+    if observed.is_started:
+        return None
+    if observed.tenant is None:
+        label = names.TENANT_LABEL
+        return _end(observed, now, "TenantNotFound", f"the namespace must carry the label `{label}`")
+    if observed.job_type is None:
+        name = observed.spec.get("jobType")
+        return _end(
+            observed, now, "JobTypeNotFound", f"`jobType` must name a JobType: '{name}' does not exist"
+        )
+    found = jobtypes.validate_job(observed.spec, observed.job_type)
+    if not found:
+        return None
+    reason = "NotSupported" if jobtypes.is_unsupported(found) else "InvalidParameters"
+    return _end(observed, now, reason, "; ".join(error.message for error in found))
+
+
+def _suspended(observed: Observed, now: datetime) -> Plan | None:
+    if desired_state(observed.spec) != "Suspended":
+        return None
+    stopping = _stop_first(observed)
+    if stopping is not None:  # the status first: a quick resume must not take the batch Job's end for a loss
+        return replace(stopping, status=jobstatuses.stopping(observed.job, now))
+    if observed.holder is None:
+        return _claim(observed)
+    parked = observed.holder.state is ledgers.State.RESERVED
+    status = jobstatuses.suspended(observed.job, observed.tenant, observed.holder, now)
+    return Plan(status, () if parked else (Park(),))
+
+
+def _unclaimed(observed: Observed, now: datetime) -> Plan | None:  # noqa: ARG001 - a Step
+    holder = observed.holder
+    if holder is None or holder.state is ledgers.State.RESERVED:
+        return _claim(observed)
+    outdated = holder.priority != jobtypes.priority(observed.spec, observed.job_type)
+    return _claim(observed) if holder.state is ledgers.State.QUEUED and outdated else None
+
+
+def _queued(observed: Observed, now: datetime) -> Plan | None:
+    holder = observed.holder
+    if holder is None or holder.state is not ledgers.State.QUEUED:
+        return None
+    return Plan(jobstatuses.queued(observed.job, observed.tenant, holder, now))
+
+
+def _vanished(observed: Observed, now: datetime) -> Plan | None:
+    if observed.batch is not None or not observed.is_started:
+        return None
+    return _end(observed, now, "Failed", "the batch Job was deleted before it had ended")
+
+
+def _admitted(observed: Observed, now: datetime) -> Plan | None:
+    if observed.batch is not None or observed.job_type is None or observed.tenant is None:
+        return None
+    body = podspecs.build(observed.job, observed.job_type, observed.tenant)
+    effective = jobtypes.effective(observed.spec, observed.job_type)
+    status = jobstatuses.admitted(observed.job, observed.tenant, observed.holder, effective, now)
+    return Plan(status, (CreateBatch(body),), again=True)
+
+
+def _leaving(observed: Observed, now: datetime) -> Plan | None:  # noqa: ARG001 - a Step
+    batch = observed.batch
+    return Plan(after=POLL_SECONDS) if batch is not None and batchjobs.is_deleting(batch) else None
+
+
+def _held_back(observed: Observed, now: datetime) -> Plan | None:  # noqa: ARG001 - a Step
+    batch = observed.batch
+    if batch is None or not batchjobs.is_suspended(batch):
+        return None
+    metadata = batch["metadata"]
+    return Plan(actions=(Unsuspend(metadata["name"], metadata["resourceVersion"]),))
+
+
+def _running(observed: Observed, now: datetime) -> Plan | None:
+    batch = observed.batch
+    if batch is None:
+        return None
+    problem = batchjobs.pod_problem(observed.pods)
+    if not batchjobs.has_pods(batch) and not jobstatuses.is_running(observed.job):
+        return Plan(after=POD_PATIENCE.total_seconds())
+    status = jobstatuses.running(observed.job, batch, problem, now)
+    if batchjobs.is_ready(batch):
+        return Plan(status)
+    return Plan(status, after=PROBLEM_POLL_SECONDS if _is_slow(batch, now) else POD_PATIENCE.total_seconds())
+
+
+STEPS: tuple[Step, ...] = (
+    _already_final,  # a terminal status never changes
+    _foreign,  # what is not ours is never stopped
+    _being_deleted,
+    _finished,  # before cancel: what has ended has ended
+    _refused,
+    _cancelled,
+    _invalid,  # only before the start: a running Job does not care about its JobType any more
+    _suspended,
+    _unclaimed,
+    _queued,
+    _vanished,
+    _admitted,
+    _leaving,
+    _held_back,
+    _running,
+)
+
+
+def _claim(observed: Observed) -> Plan:
+    return Plan(actions=(Claim(live_job(observed.job, observed.job_type, observed.batch)),), again=True)
+
+
+def _stop_first(observed: Observed) -> Plan | None:
+    """Return the plan that stops an unfinished batch Job; a slot is given up only after it is gone.
+
+    Deleting instead of suspending also fences a paused second operator: its precondition is gone for good.
+    """
+    batch = observed.batch
+    if batch is None or batchjobs.is_finished(batch):
+        return None
+    return Plan(actions=_stop(batch), after=POLL_SECONDS)
+
+
+def _stop(batch: Body) -> tuple[Action, ...]:
+    if batchjobs.is_deleting(batch):
+        return ()
+    return (DeleteBatch(batch["metadata"]["name"], batch["metadata"]["uid"]),)
+
+
+def _end(observed: Observed, now: datetime, reason: str, message: str) -> Plan:
+    status = jobstatuses.ended(observed.job, observed.tenant, reason, message, now)
+    return Plan(status, _farewell(observed, wait_for_pods=True))
+
+
+def _farewell(observed: Observed, *, wait_for_pods: bool) -> tuple[Action, ...]:
+    actions: list[Action] = [Release(wait_for_pods)] if observed.holder is not None else []
+    batch, ttl = observed.batch, _ttl(observed)
+    if batch is not None and ttl is not None and _needs_ttl(observed, batch, ttl):
+        actions.append(SetTtl(batch["metadata"]["name"], ttl))
+    return tuple(actions)
+
+
+def _needs_ttl(observed: Observed, batch: Body, ttl: int) -> bool:
+    differs = (batch.get("spec") or {}).get("ttlSecondsAfterFinished") != ttl
+    return not observed.is_foreign and differs and batchjobs.is_finished(batch) and not batchjobs.is_deleting(batch)
+
+
+def _ttl(observed: Observed) -> int | None:
+    chosen = observed.spec.get("ttlSecondsAfterFinished")
+    if chosen is None:
+        chosen = ((observed.job.get("status") or {}).get("effective") or {}).get("ttlSecondsAfterFinished")
+    return chosen if isinstance(chosen, int) else None
+
+
+def _is_slow(batch: Body, now: datetime) -> bool:
+    text = batchjobs.start_time(batch)
+    if batchjobs.is_suspended(batch) or batchjobs.is_ready(batch) or not text:
+        return False
+    return now - datetime.fromisoformat(text) >= POD_PATIENCE

@@ -1,0 +1,208 @@
+"""A Job's status in each state of the state matrix, always the whole status, so that equal means no write.
+
+References: conventions.md 2.4; CRD Job `status`. kstatus, Argo CD and the REST word follow from these.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from manifestry.core import batchjobs, conditions, jobtypes, ledgers
+from manifestry.core.conditions import Condition
+
+Body = Mapping[str, Any]
+RestStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "suspended"]
+
+_NO_RETRY = "; a retry is not supported yet, create a new Job"
+_RUN_FIELDS = ("jobRef", "podName", "startTime")
+
+
+def is_terminal(job: Body) -> bool:
+    """Tell whether a Job's status is final."""
+    return (_summary(job) or {}).get("status") in {"True", "False"}
+
+
+def is_running(job: Body) -> bool:
+    """Tell whether a Job was seen with a pod and has not ended."""
+    return (_summary(job) or {}).get("reason") == "Running"
+
+
+def rest_status(job: Body) -> RestStatus:
+    """Return the one lower-case word for a Job's state that REST clients see.
+
+    References: architecture.md "Words"; conventions.md 2.4.
+    """
+    summary = _summary(job) or {}
+    status, reason = summary.get("status"), summary.get("reason")
+    if status == "True":
+        return "succeeded"
+    if status == "False":
+        return "cancelled" if reason == "Cancelled" else "failed"
+    if reason == "Suspended":
+        return "suspended"
+    return "running" if reason == "Running" else "queued"
+
+
+def queued(job: Body, tenant: str | None, holder: ledgers.Holder, now: datetime) -> dict[str, Any]:
+    """Return the status of a Job that waits for a slot."""
+    wanted = (
+        Condition("Succeeded", "Unknown", "Queued", "waiting for a free slot of the tenant's quota"),
+        Condition("QuotaReserved", "False", "WaitingForQuota", "all slots are taken"),
+        Condition("Reconciling", "True", "Queued"),
+    )
+    return _render(job, now, wanted, tenant=tenant, queuedTime=_queued_time(job, holder, now))
+
+
+def admitted(
+    job: Body,
+    tenant: str,
+    holder: ledgers.Holder | None,
+    effective: jobtypes.Effective,
+    now: datetime,
+) -> dict[str, Any]:
+    """Return the status of a Job that has a slot and whose batch Job is being made."""
+    wanted = (
+        Condition("Succeeded", "Unknown", "Admitted", "the pod is being started"),
+        Condition("QuotaReserved", "True", "QuotaReserved", "the Job has a slot"),
+        Condition("Reconciling", "True", "Admitted"),
+    )
+    return _render(
+        job,
+        now,
+        wanted,
+        tenant=tenant,
+        queuedTime=_queued_time(job, holder, now),
+        effective=effective.to_status(),
+    )
+
+
+def running(job: Body, batch: Body, problem: str, now: datetime) -> dict[str, Any]:
+    """Return the status of a Job with a pod.
+
+    Args:
+        job: the Job's body.
+        batch: its batch Job.
+        problem: why the pod does not start, or empty.
+        now: the clock.
+    """
+    wanted = (
+        Condition("Succeeded", "Unknown", "Running", problem or "a pod is active"),
+        Condition("QuotaReserved", "True", "QuotaReserved", "the Job has a slot"),
+        Condition("Reconciling", "True", "Running", problem),
+    )
+    return _render(job, now, wanted, startTime=batchjobs.start_time(batch), jobRef=_reference(batch))
+
+
+def stopping(job: Body, now: datetime) -> dict[str, Any]:
+    """Return the status of a Job that is being suspended and whose pods are still there."""
+    wanted = (
+        Condition("Succeeded", "Unknown", "Suspended", "the pods are being stopped"),
+        Condition("QuotaReserved", "True", "QuotaReserved", "the Job has a slot until its pods are gone"),
+        Condition("Reconciling", "True", "Suspended"),
+    )
+    return _render(job, now, wanted, **dict.fromkeys(_RUN_FIELDS))
+
+
+def suspended(job: Body, tenant: str | None, holder: ledgers.Holder, now: datetime) -> dict[str, Any]:
+    """Return the status of a Job that its user has suspended; its next run starts from nothing."""
+    wanted = (
+        Condition("Succeeded", "Unknown", "Suspended", "suspended by `spec.desiredState`"),
+        Condition("QuotaReserved", "False", "Suspended", "a suspended Job has no slot"),
+    )
+    cleared = dict.fromkeys(_RUN_FIELDS)
+    return _render(job, now, wanted, tenant=tenant, queuedTime=_queued_time(job, holder, now), **cleared)
+
+
+def finished(
+    job: Body, batch: Body, result: batchjobs.Result, ended: batchjobs.Exit | None, now: datetime
+) -> dict[str, Any]:
+    """Return the final status of a Job whose batch Job has ended.
+
+    Args:
+        job: the Job's body.
+        batch: its batch Job.
+        result: what the batch Job's condition says.
+        ended: how the last container ended, None when its pod is gone.
+        now: the clock.
+    """
+    reason, message = _verdict(job, result, ended)
+    fields = {
+        "startTime": batchjobs.start_time(batch),
+        "completionTime": result.time or conditions.timestamp(now),
+        "attempts": batchjobs.attempts(batch),
+        "jobRef": _reference(batch),
+        "podName": ended.pod if ended else None,
+        "exitCode": ended.code if ended else None,
+    }
+    kept = {name: value for name, value in fields.items() if value is not None}
+    return _render(job, now, _final(reason, message), **kept)
+
+
+def ended(job: Body, tenant: str | None, reason: str, message: str, now: datetime) -> dict[str, Any]:
+    """Return the final status of a Job that ends without its batch Job having ended."""
+    fields = {"tenant": tenant} if tenant else {}
+    return _render(job, now, _final(reason, message), completionTime=conditions.timestamp(now), **fields)
+
+
+def acknowledged(job: Body, now: datetime) -> dict[str, Any] | None:
+    """Return the status after a spec change that a finished Job does not act on, None without a change.
+
+    Without it `observedGeneration` would lag for ever and kstatus would say InProgress.
+    """
+    status, metadata = job.get("status") or {}, job["metadata"]
+    if status.get("observedGeneration") == metadata.get("generation"):
+        return None
+    summary = _summary(job) or {}
+    reason, message = str(summary.get("reason")), str(summary.get("message") or "")
+    wish = jobtypes.spec_of(job).get("retryGeneration")
+    if isinstance(wish, int) and wish > (status.get("retryGeneration") or 0):
+        message = message.removesuffix(_NO_RETRY) + _NO_RETRY
+        return _render(job, now, _final(reason, message), retryGeneration=wish)
+    return _render(job, now, _final(reason, message))
+
+
+def _verdict(job: Body, result: batchjobs.Result, ended: batchjobs.Exit | None) -> tuple[str, str]:
+    if result.succeeded:
+        return "Succeeded", "the pod has succeeded"
+    if result.reason == "DeadlineExceeded":
+        seconds = ((job.get("status") or {}).get("effective") or {}).get("activeDeadlineSeconds")
+        limit = f"its `activeDeadlineSeconds` of {seconds}" if seconds else "its deadline"
+        return "DeadlineExceeded", f"the Job was active longer than {limit}"
+    return "Failed", batchjobs.describe_exit(ended) if ended else result.message or "the pod has failed"
+
+
+def _final(reason: str, message: str) -> tuple[Condition, ...]:
+    """Return the conditions of an end; only a failure that a user must act on is Stalled."""
+    released = Condition("QuotaReserved", "False", _quota_reason(reason), "the Job has no slot any more")
+    if reason == "Succeeded":
+        return Condition("Succeeded", "True", reason, message), released
+    summary = Condition("Succeeded", "False", reason, message)
+    if reason == "Cancelled":
+        return summary, released
+    return summary, released, Condition("Stalled", "True", reason, message)
+
+
+def _quota_reason(reason: str) -> str:
+    return "ExceedsMaxQuota" if reason == "QuotaExceeded" else "Released"
+
+
+def _render(job: Body, now: datetime, wanted: Iterable[Condition], **fields: Any) -> dict[str, Any]:
+    """Return the current status with these conditions and fields; a field that is None is removed."""
+    current, generation = job.get("status") or {}, job["metadata"].get("generation", 1)
+    status = {**current, **fields, "observedGeneration": generation}
+    status = {name: value for name, value in status.items() if value is not None}
+    status["conditions"] = conditions.merge(current.get("conditions"), wanted, generation, now)
+    return status
+
+
+def _queued_time(job: Body, holder: ledgers.Holder | None, now: datetime) -> str:
+    known = (job.get("status") or {}).get("queuedTime")
+    return str(known) if known else conditions.timestamp(holder.since if holder else now)
+
+
+def _reference(batch: Body) -> dict[str, str]:
+    return {"name": batch["metadata"]["name"], "uid": batch["metadata"]["uid"]}
+
+
+def _summary(job: Body) -> Mapping[str, Any] | None:
+    return conditions.find((job.get("status") or {}).get("conditions"), "Succeeded")

@@ -1,0 +1,169 @@
+"""Which limits hold for a tenant and a job type, and which TenantQuota wins where two name one tenant."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from manifestry.core import conditions
+
+ANY = "*"
+WARNING_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many Jobs of one type a tenant may have; None is unlimited, 0 is none."""
+
+    max_running: int | None = None
+    max_queued: int | None = None
+
+    @property
+    def max_held(self) -> int | None:
+        """Return the submit gate's limit on all holders together, None when either part is unlimited."""
+        if self.max_running is None or self.max_queued is None:
+            return None
+        return self.max_running + self.max_queued
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How many holders of a ledger are in each state."""
+
+    reserved: int = 0
+    queued: int = 0
+    admitted: int = 0
+
+    @property
+    def held(self) -> int:
+        """Return what the submit gate counts."""
+        return self.reserved + self.queued + self.admitted
+
+    @property
+    def waiting(self) -> int:
+        """Return what users see as queued: everything accepted that may not run yet."""
+        return self.reserved + self.queued
+
+
+UNLIMITED = Limits()
+
+
+def fits(usage: Usage, limits: Limits, more: int = 1) -> bool:
+    """Tell whether the submit gate lets `more` holders in."""
+    return limits.max_held is None or usage.held + more <= limits.max_held
+
+
+def free_slots(usage: Usage, limits: Limits) -> int | None:
+    """Return how many holders the run gate may still admit, None for any number."""
+    return None if limits.max_running is None else max(0, limits.max_running - usage.admitted)
+
+
+def is_over(usage: Usage, limits: Limits) -> bool:
+    """Tell whether usage is above a limit that was lowered after the Jobs were accepted."""
+    too_many_run = limits.max_running is not None and usage.admitted > limits.max_running
+    return too_many_run or not fits(usage, limits, more=0)
+
+
+def share(usage: Usage, limits: Limits) -> float:
+    """Return how much of the submit gate is used, 0.0 when unlimited."""
+    if limits.max_held is None:
+        return 0.0
+    return usage.held / limits.max_held if limits.max_held else 1.0
+
+
+def describe(tenant: str, job_type: str, usage: Usage, limits: Limits) -> str:
+    """Return what kubectl and REST show: `tenant "a", job type "b": running 1/2, queued 3/unlimited`."""
+    return (
+        f'tenant "{tenant}", job type "{job_type}": '
+        f"running {usage.admitted}/{_shown(limits.max_running)}, "
+        f"queued {usage.waiting}/{_shown(limits.max_queued)}"
+    )
+
+
+def _shown(limit: int | None) -> str:
+    return "unlimited" if limit is None else str(limit)
+
+
+def limits_for(tenant: str, job_type: str, quotas: Iterable[Mapping[str, Any]]) -> Limits:
+    """Return the limits of one tenant for one job type.
+
+    Args:
+        tenant: the tenant's name.
+        job_type: the JobType's name.
+        quotas: TenantQuota bodies in any order.
+
+    Returns:
+        The row of `job_type`, else the row `*`, of the quota that governs the tenant; UNLIMITED without one.
+    """
+    quota = governing(tenant, quotas)
+    rows = _rows(quota) if quota is not None else {}
+    row = rows.get(job_type) or rows.get(ANY)
+    return UNLIMITED if row is None else Limits(_limit(row, "maxRunning"), _limit(row, "maxQueued"))
+
+
+def governing(tenant: str, quotas: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the quota that governs a tenant: the oldest that names it, else the oldest with `*`."""
+    ordered = sorted(quotas, key=_age)
+    for name in (tenant, ANY):
+        for quota in ordered:
+            if name in tenants_of(quota):
+                return quota
+    return None
+
+
+def conflicts(quota: Mapping[str, Any], quotas: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """Return (tenant, name of the older quota) for each tenant that `quota` names but does not govern."""
+    older = [other for other in sorted(quotas, key=_age) if _age(other) < _age(quota)]
+    found = []
+    for tenant in tenants_of(quota):
+        winner = next((other for other in older if tenant in tenants_of(other)), None)
+        if winner is not None:
+            found.append((tenant, str(winner["metadata"]["name"])))
+    return tuple(found)
+
+
+def tenants_of(quota: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the tenant names in a TenantQuota, sorted; `*` stands for every other tenant."""
+    named = (quota.get("spec") or {}).get("tenants") or ()
+    return tuple(sorted({name for name in named if isinstance(name, str)}))
+
+
+def quota_conditions(
+    disputed: tuple[tuple[str, str], ...], over: tuple[str, ...]
+) -> tuple[conditions.Condition, ...]:
+    """Return the conditions of a TenantQuota.
+
+    Args:
+        disputed: what `conflicts` found.
+        over: one `describe` sentence for each ledger above its limit.
+    """
+    above = conditions.Condition(
+        "OverLimit",
+        "True" if over else "False",
+        "UsageAboveLimit" if over else "WithinLimits",
+        "; ".join(over) or "usage is within the limits",
+    )
+    if not disputed:
+        return conditions.Condition("Ready", "True", "Ready", "the limits are in force"), above
+    text = "; ".join(f'tenant "{tenant}" is governed by TenantQuota "{name}"' for tenant, name in disputed)
+    return (
+        conditions.Condition("Ready", "False", "TenantConflict", text),
+        conditions.Condition("Stalled", "True", "TenantConflict", text),
+        above,
+    )
+
+
+def _age(quota: Mapping[str, Any]) -> tuple[str, str]:
+    metadata = quota.get("metadata") or {}
+    return str(metadata.get("creationTimestamp") or "~"), str(metadata.get("name") or "")
+
+
+def _rows(quota: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    rows = (quota.get("spec") or {}).get("jobs") or ()
+    return {row["jobType"]: row for row in rows if isinstance(row, Mapping) and "jobType" in row}
+
+
+def _limit(row: Mapping[str, Any], field: str) -> int | None:
+    limit = row.get(field)
+    if limit is None:
+        return None
+    return limit if isinstance(limit, int) and limit >= 0 else 0  # unreadable: refuse rather than overshoot

@@ -1,0 +1,232 @@
+"""Where an artifact's bytes come from, and whether they are there; `declarations` reads them from a spec."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, assert_never
+
+from manifestry.core import digests
+
+RETRY_SECONDS: Final = (
+    15.0  # a reference that is not there yet: soon enough for a person, cheap enough for us
+)
+
+Reason = Literal[
+    "AwaitingUpload",
+    "Stored",
+    "DigestMismatch",
+    "SizeMismatch",
+    "UploadExpired",
+    "StoreUnavailable",
+    "SourceNotFound",
+    "SourceNotSupported",
+    "TooLarge",
+    "InvalidSource",
+    "TenantNotFound",
+]
+
+
+@dataclass(frozen=True)
+class Inline:
+    """The bytes stand in the object."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The bytes come through the REST API, which then writes digest and size."""
+
+    digest: str | None
+    size_bytes: int | None
+    expires_after_seconds: int
+
+
+@dataclass(frozen=True)
+class Object:
+    """The bytes are in the tenant's store already."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
+class Url:
+    """The bytes are fetched; not served yet."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The bytes are copied once from a ConfigMap or Secret of the same namespace."""
+
+    kind: Literal["ConfigMap", "Secret"]
+    name: str
+    key: str
+
+
+Source = Inline | Upload | Object | Url | Reference
+
+
+@dataclass(frozen=True)
+class Payload:
+    """One blob that the artifact will have.
+
+    Args:
+        name: the name in `files`; empty for the payload of an artifact without `files`.
+        digest: what the bytes must hash to, where the publisher says so.
+        size_bytes: how many bytes they must be, where the publisher says so.
+    """
+
+    name: str
+    media_type: str
+    source: Source
+    digest: str | None
+    size_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The bytes are known; `data` is None when they are in the store already."""
+
+    payload: Payload
+    digest: str
+    size_bytes: int
+    data: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing is wrong, but the bytes are not there yet; look again after `seconds`."""
+
+    reason: Reason
+    message: str
+    seconds: float | None = None
+
+
+class RefusedError(Exception):
+    """The publisher must act; trying again cannot help.
+
+    Args:
+        reason: reason of the condition Ready.
+        message: a sentence that names the field, without any of its bytes.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What gathering has found out.
+
+    Args:
+        blobs: size in bytes of each digest that was looked for in the tenant's store, None when absent.
+        contents: bytes of each reference that was looked for, None when object or key are absent.
+        created: when the Artifact was created, from which an upload's time runs.
+    """
+
+    blobs: Mapping[str, int | None] = field(default_factory=dict)
+    contents: Mapping[Reference, bytes | None] = field(default_factory=dict, repr=False)
+    created: datetime | None = None
+
+
+def pin(payload: Payload, digest: str | None) -> Payload:
+    """Return the payload as it stands once stored: a reference is read once, then it is what was stored.
+
+    Args:
+        payload: as the spec declares it.
+        digest: the digest that the status records for this payload, None when there is none.
+    """
+    if isinstance(payload.source, Reference) and digest is not None:
+        return replace(payload, source=Object(digest))
+    return payload
+
+
+def wanted_digest(source: Source) -> str | None:
+    """Return the digest to look for in the store, None when none is known before the bytes are."""
+    return source.digest if isinstance(source, Upload | Object) else None
+
+
+def content(reference: Reference, body: Mapping[str, Any]) -> bytes | None:
+    """Return the bytes under the reference's key in a ConfigMap or Secret, None when there is no such key."""
+    text = (body.get("data") or {}).get(reference.key)
+    if reference.kind == "ConfigMap" and text is not None:
+        return str(text).encode()
+    encoded = (body.get("binaryData") or {}).get(reference.key) if reference.kind == "ConfigMap" else text
+    return None if encoded is None else base64.b64decode(encoded)
+
+
+def locate(payload: Payload, evidence: Evidence, now: datetime) -> Found | Waiting:
+    """Return the payload's bytes as far as they are known.
+
+    Raises:
+        RefusedError: they will never come, or are not what the publisher said.
+    """
+    match payload.source:
+        case Inline(data):
+            return _checked(Found(payload, digests.of(data), len(data), data))
+        case Upload() as upload:
+            return _uploaded(payload, upload, evidence, now)
+        case Object(digest):
+            return _stored(payload, digest, evidence)
+        case Reference() as reference:
+            return _copied(payload, reference, evidence)
+        case Url():
+            raise RefusedError("SourceNotSupported", f"{_of(payload)}`url` is not served yet")
+        case other:
+            assert_never(other)
+
+
+def _uploaded(payload: Payload, upload: Upload, evidence: Evidence, now: datetime) -> Found | Waiting:
+    if upload.digest is None:
+        return _awaited(payload, upload, evidence.created or now, now)
+    found = _stored(payload, upload.digest, evidence)
+    return found if isinstance(found, Waiting) else _sized(found, upload.size_bytes)
+
+
+def _awaited(payload: Payload, upload: Upload, created: datetime, now: datetime) -> Waiting:
+    left = (created + timedelta(seconds=upload.expires_after_seconds) - now).total_seconds()
+    if left <= 0:
+        raise RefusedError(
+            "UploadExpired", f"{_of(payload)}the upload was not completed in time; create a new Artifact"
+        )
+    return Waiting("AwaitingUpload", f"{_of(payload)}the bytes must be uploaded through the REST API", left)
+
+
+def _stored(payload: Payload, digest: str, evidence: Evidence) -> Found | Waiting:
+    size_bytes = evidence.blobs.get(digest)
+    if size_bytes is None:
+        message = f"{_of(payload)}the tenant's store has no bytes with digest '{digest}'"
+        return Waiting("SourceNotFound", message, RETRY_SECONDS)
+    return _checked(Found(payload, digest, size_bytes))
+
+
+def _copied(payload: Payload, reference: Reference, evidence: Evidence) -> Found | Waiting:
+    data = evidence.contents.get(reference)
+    if data is None:
+        message = f"{_of(payload)}{reference.kind} '{reference.name}' has no key '{reference.key}'"
+        return Waiting("SourceNotFound", message, RETRY_SECONDS)
+    return _checked(Found(payload, digests.of(data), len(data), data))
+
+
+def _checked(found: Found) -> Found:
+    expected = found.payload.digest
+    if expected is not None and not digests.equal(expected, found.digest):
+        message = f"{_of(found.payload)}the bytes have digest '{found.digest}', `digest` says '{expected}'"
+        raise RefusedError("DigestMismatch", message)
+    return _sized(found, found.payload.size_bytes)
+
+
+def _sized(found: Found, size_bytes: int | None) -> Found:
+    if size_bytes is not None and size_bytes != found.size_bytes:
+        message = f"{_of(found.payload)}there are {found.size_bytes} bytes, `sizeBytes` says {size_bytes}"
+        raise RefusedError("SizeMismatch", message)
+    return found
+
+
+def _of(payload: Payload) -> str:
+    return f"file '{payload.name}': " if payload.name else ""
