@@ -8,7 +8,13 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ("tests.controlplane.plugin", "tests.seaweed.plugin")
 
-_MARKED_FOLDERS = {"unit", "component", "cluster", "e2e"}
+_MARKERS = {
+    "unit": "unit",
+    "component": "component",
+    "seaweed": "component",
+    "cluster": "cluster",
+    "e2e": "e2e",
+}
 _HERE = Path(__file__).parent
 
 settings.register_profile("dev", max_examples=50, deadline=None)
@@ -22,5 +28,5 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark a test by the folder directly below tests/ it lies in."""
     folder = item.path.relative_to(_HERE).parts[0] if item.path.is_relative_to(_HERE) else ""
-    if folder in _MARKED_FOLDERS:
-        item.add_marker(folder)
+    if folder in _MARKERS:
+        item.add_marker(_MARKERS[folder])

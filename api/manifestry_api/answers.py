@@ -51,6 +51,13 @@ def parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
     }
 
 
+def refusal(status: int, description: str) -> Documented:
+    """Return how a problem document stands among a route's answers."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    content = {"application/problem+json": {"schema": schema}}
+    return {status: {"description": description, "content": content}}
+
+
 IF_NONE_MATCH = parameter("If-None-Match", "Entity tags that the client has; a match is 304.")
 PREFER = parameter("Prefer", "`wait=N`: wait up to N seconds (at most 60); `respond-async`: do not wait.")
 ETAG = {"ETag": header("Changes with every change.", '"0c5f.4711"')}

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
@@ -93,7 +94,21 @@ def caught(error: Exception, connection: HTTPConnection) -> Response:
 
 async def handle(request: Request, error: Exception) -> Response:
     """Answer for FastAPI's exception middleware."""
-    return caught(error, request)
+    answer = caught(error, request)
+    if answer.status_code == 405:
+        answer.headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return answer
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods of every route at this path; Starlette only knows those of the first."""
+    path = request.scope["path"]
+    return {
+        method
+        for route in iter_route_contexts(request.app.routes)
+        if route.path_regex.match(path)
+        for method in route.methods or ()
+    }
 
 
 HANDLED: tuple[type[Exception], ...] = (

@@ -44,6 +44,11 @@ def artifact_status(body: Object) -> str:
     return AWAITING_UPLOAD if upload is not None and not upload.get("digest") else PENDING
 
 
+def is_settled(body: Object) -> bool:
+    """Tell whether the operator has come to an end with an Artifact, for now."""
+    return artifact_status(body) in {READY, FAILED}
+
+
 def source(body: Object) -> str:
     """Return which source an Artifact has."""
     return next((name for name in requests.SOURCES if name in _spec(body)), "")

@@ -5,7 +5,7 @@ client (RFC 9112 section 8). So whoever cannot go on raises, and the server clos
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -69,6 +69,7 @@ class StreamedResponse(Response):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await close(self._chunks)
             await self._close()
 
     async def _send(self, send: Send) -> None:
@@ -95,9 +96,18 @@ async def primed(chunks: Chunks) -> Chunks:
 
 
 async def _chain(first: Chunk, rest: Chunks) -> AsyncIterator[Chunk]:
-    yield first
-    async for chunk in rest:
-        yield chunk
+    try:
+        yield first
+        async for chunk in rest:
+            yield chunk
+    finally:
+        await close(rest)
+
+
+async def close(chunks: Chunks) -> None:
+    """Close a source that is an async generator now, not when the garbage collector finds it."""
+    if isinstance(chunks, AsyncGenerator):
+        await chunks.aclose()
 
 
 async def skipped(chunks: AsyncIterator[bytes], count_bytes: int) -> AsyncIterator[bytes]:

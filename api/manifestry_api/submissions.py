@@ -41,7 +41,9 @@ def parse_key(fields: Iterable[str]) -> str | None:
     key = values[0].strip()
     key = key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key
     if len(values) > 1 or not 0 < len(key) <= KEY_MAX_LENGTH or not key.isascii() or not key.isprintable():
-        detail = f"header `Idempotency-Key` must be one printable ASCII text of 1 to {KEY_MAX_LENGTH} characters"
+        detail = (
+            f"header `Idempotency-Key` must be one printable ASCII text of 1 to {KEY_MAX_LENGTH} characters"
+        )
         raise errors.Problem(errors.BAD_REQUEST, detail)
     return key
 

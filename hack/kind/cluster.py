@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import kindconfig
+import processes
 import progress
 import shell
 import tools
 from engine import Engine
 from layout import ClusterPaths, Layout
+from processes import Process
 from versions import Versions
 
 KIND = "kind"
@@ -123,11 +127,26 @@ def create(cluster: Cluster, image: str, pins: Versions) -> None:
     save_state(cluster.paths, KIND, image)
 
 
+def is_creating(process: Process, kind: str, name: str) -> bool:
+    """Tell whether a process is our kind creating the named cluster."""
+    args = process.args
+    return args[:3] == (kind, "create", "cluster") and ("--name", name) in itertools.pairwise(args)
+
+
+def _end_orphans(cluster: Cluster) -> None:
+    # A killed run's `kind create` fails at last, and then would delete the node that we have made meanwhile.
+    kind = tools.kind(cluster.layout)
+    pids = [p.pid for p in processes.running() if is_creating(p, kind, cluster.name)]
+    processes.signal_all(pids, signal.SIGKILL)
+    processes.wait_ended(pids)
+
+
 def ensure(cluster: Cluster, image: str, pins: Versions) -> None:
     """Make sure that a healthy cluster of this image is there; any other one of the name is replaced."""
     if load_state(cluster.paths).get("image") == image and exists(cluster) and is_ready(cluster):
         progress.say(f"   cluster {cluster.name} is up already")
         return
+    _end_orphans(cluster)
     delete(cluster)
     create(cluster, image, pins)
 

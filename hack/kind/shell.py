@@ -90,8 +90,8 @@ def ask(args: Sequence[str], timeout: float = ASK_SECONDS, env: Mapping[str, str
             stdin=subprocess.DEVNULL,
             check=False,
         )
-    except FileNotFoundError:
-        return Answer(127, "", f"{args[0]}: not found")
+    except OSError as error:
+        return Answer(127, "", f"{args[0]}: {error.strerror}")
     except subprocess.TimeoutExpired:
         return Answer(124, "", f"{args[0]}: no answer after {timeout:.0f} s")
     return Answer(done.returncode, done.stdout, done.stderr)
@@ -128,6 +128,16 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def _start(job: Job, log: IO[bytes], stdin: IO[bytes]) -> subprocess.Popen[bytes]:
+    env = merged(job.env)
+    try:
+        return subprocess.Popen(
+            job.args, stdout=log, stderr=log, stdin=stdin, env=env, cwd=job.cwd, start_new_session=True
+        )
+    except OSError as error:
+        raise UserError(f"`{job.args[0]}` cannot be run: {error.strerror}") from None
+
+
 def run(job: Job) -> None:
     """Run a long command to its end.
 
@@ -137,15 +147,7 @@ def run(job: Job) -> None:
     with open_log(job.log) as log, _open_stdin(job.stdin) as stdin:
         log.write(f"$ {' '.join(job.args)}\n".encode())
         log.flush()
-        process = subprocess.Popen(
-            job.args,
-            stdout=log,
-            stderr=log,
-            stdin=stdin,
-            env=merged(job.env),
-            cwd=job.cwd,
-            start_new_session=True,
-        )
+        process = _start(job, log, stdin)
         try:
             code = process.wait(job.timeout)
         except subprocess.TimeoutExpired:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -19,8 +20,19 @@ def states_version(output: str, version: str) -> bool:
     return re.search(rf"(?<![\w.]){re.escape(version)}(?![\w.])", output) is not None
 
 
-def _installed(name: str, version: str) -> str | None:
-    path = shutil.which(name)
+def other_folders(path: str, tools_folder: Path) -> str:
+    """Return PATH without our own folder: a link found there must not become a link to itself."""
+    folders = (folder for folder in path.split(os.pathsep) if folder)
+    return os.pathsep.join(folder for folder in folders if Path(folder) != tools_folder)
+
+
+def _search(name: str, layout: Layout) -> str | None:
+    found = shutil.which(name, path=other_folders(os.environ.get("PATH", os.defpath), layout.tools))
+    return str(Path(found).resolve()) if found else None
+
+
+def _installed(name: str, version: str, layout: Layout) -> str | None:
+    path = _search(name, layout)
     if path is None:
         return None
     answer = shell.ask([path, *VERSION_COMMANDS[name]])
@@ -29,7 +41,7 @@ def _installed(name: str, version: str) -> str | None:
 
 def _provide(name: str, version: str, layout: Layout, pins: Versions) -> str:
     recipe = binaries.recipes(pins)[name]
-    if not binaries.is_built(recipe, layout) and (path := _installed(name, version)):
+    if not binaries.is_built(recipe, layout) and (path := _installed(name, version, layout)):
         return path
     return binaries.paths([name], layout, pins)[name]
 
@@ -38,7 +50,7 @@ def link_basic(layout: Layout, pins: Versions) -> None:
     """Link kind and helm, and the docker client that is on PATH."""
     wanted = {"kind": pins.kind, "helm": pins.helm}
     targets = {name: _provide(name, version, layout, pins) for name, version in wanted.items()}
-    if docker := shutil.which("docker"):
+    if docker := _search("docker", layout):
         targets["docker"] = docker
     binaries.link_tools(layout, targets)
 

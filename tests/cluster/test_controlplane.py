@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import jwt
 import pytest
 
 from tests.cluster.conftest import MakeBatchJob
-from tests.controlplane import children, pods, webhooks
+from tests.controlplane import binaries, children, kubeconfigs, plugin, pods, webhooks
 from tests.controlplane.apirequests import ApiFailure
 from tests.controlplane.audit import WriteFilter
 from tests.controlplane.clusterapi import ClusterApi, WaitTimeoutError, is_established, poll_until
 from tests.controlplane.controlplane import ControlPlane
-from tests.controlplane.plugin import MakeControlPlane, MakeTenant
+from tests.controlplane.plugin import MakeControlPlane, MakeTenant, StartFacade
+from tests.controlplane.processes import API_USER
 from tests.controlplane.servers import SERVICE_ACCOUNT_ISSUER
 from tests.controlplane.tenants import TENANT_LABEL, Tenant
 
@@ -122,33 +124,33 @@ def test_impersonation_is_subject_to_rbac(cluster_api: ClusterApi, tenant: Tenan
 
 @pytest.mark.parametrize(("exit_code", "condition"), [(0, "Complete"), (3, "Failed")])
 def test_job_controller_makes_a_pod_and_sees_its_end(
-    cluster_api: ClusterApi, tenant: Tenant, batch_job: MakeBatchJob, exit_code: int, condition: str
+    control_plane: ControlPlane, tenant: Tenant, batch_job: MakeBatchJob, exit_code: int, condition: str
 ) -> None:
-    cluster_api.create(BATCH_JOBS, batch_job("work"), tenant.namespace)
-    pod = pods.wait_for_pod(cluster_api, tenant.namespace, "work")
-    finished = pods.finish_pod(cluster_api, pod, exit_code)
+    control_plane.create(BATCH_JOBS, batch_job("work"), tenant.namespace)
+    pod = pods.wait_for_pod(control_plane, tenant.namespace, "work")
+    finished = pods.finish_pod(control_plane, pod, exit_code)
     assert finished["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == exit_code
-    job = cluster_api.wait_for(BATCH_JOBS, "work", tenant.namespace, has_condition(condition))
+    job = control_plane.wait_for(BATCH_JOBS, "work", tenant.namespace, has_condition(condition))
     assert job["status"]["succeeded" if exit_code == 0 else "failed"] == 1
 
 
 def test_suspended_job_has_no_pod_until_it_is_resumed(
-    cluster_api: ClusterApi, tenant: Tenant, batch_job: MakeBatchJob
+    control_plane: ControlPlane, tenant: Tenant, batch_job: MakeBatchJob
 ) -> None:
-    cluster_api.create(BATCH_JOBS, batch_job("held", suspend=True), tenant.namespace)
-    cluster_api.wait_for(BATCH_JOBS, "held", tenant.namespace, has_condition("Suspended"))
-    assert pods.pods_of(cluster_api, tenant.namespace, "held") == []
-    cluster_api.patch(BATCH_JOBS, "held", {"spec": {"suspend": False}}, tenant.namespace)
-    with pods.Kubelet(cluster_api, tenant.namespace):
-        cluster_api.wait_for(BATCH_JOBS, "held", tenant.namespace, has_condition("Complete"))
+    control_plane.create(BATCH_JOBS, batch_job("held", suspend=True), tenant.namespace)
+    control_plane.wait_for(BATCH_JOBS, "held", tenant.namespace, has_condition("Suspended"))
+    assert pods.pods_of(control_plane, tenant.namespace, "held") == []
+    control_plane.patch(BATCH_JOBS, "held", {"spec": {"suspend": False}}, tenant.namespace)
+    with pods.Kubelet(control_plane, tenant.namespace):
+        control_plane.wait_for(BATCH_JOBS, "held", tenant.namespace, has_condition("Complete"))
 
 
 def test_finished_job_is_removed_after_its_ttl(
-    cluster_api: ClusterApi, tenant: Tenant, batch_job: MakeBatchJob
+    control_plane: ControlPlane, tenant: Tenant, batch_job: MakeBatchJob
 ) -> None:
-    cluster_api.create(BATCH_JOBS, batch_job("brief", ttlSecondsAfterFinished=0), tenant.namespace)
-    with pods.Kubelet(cluster_api, tenant.namespace):
-        cluster_api.wait_for(BATCH_JOBS, "brief", tenant.namespace, lambda found: found is None)
+    control_plane.create(BATCH_JOBS, batch_job("brief", ttlSecondsAfterFinished=0), tenant.namespace)
+    with pods.Kubelet(control_plane, tenant.namespace):
+        control_plane.wait_for(BATCH_JOBS, "brief", tenant.namespace, lambda found: found is None)
 
 
 def test_garbage_collector_follows_owners_of_our_kinds(
@@ -241,8 +243,51 @@ def test_two_control_planes_do_not_see_each_other(
     tenant = make_tenant(cluster=other)
     assert other.find("v1/namespaces", tenant.namespace)
     assert control_plane.find("v1/namespaces", tenant.namespace) is None
-    stranger = control_plane.kubectl("get", "ns", "--kubeconfig", str(other.kubeconfig), check=False)
-    assert stranger.returncode == 0
+
+
+def test_a_facade_serves_and_its_webhook_is_asked(
+    control_plane: ControlPlane, tenant: Tenant, start_facade: StartFacade
+) -> None:
+    facade = start_facade(control_plane)
+    body = {
+        "apiVersion": "manifestry.dev/v1alpha1",
+        "kind": "Job",
+        "metadata": {"name": "a"},
+        "spec": {"jobType": "nowhere"},
+    }
+    with pytest.raises(ApiFailure, match="nowhere") as caught:
+        control_plane.create("manifestry.dev/v1alpha1/jobs", body, tenant.namespace)
+    assert caught.value.status == 422
+    mark = control_plane.audit_mark()
+    assert control_plane.writes(WriteFilter(user=API_USER, verb="create"), since=mark) == []
+    assert facade.stop() == 0
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+def test_without_go_a_test_is_skipped_but_never_in_ci(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="needs Go for the control-plane-only profile"):
+        plugin.refuse(str(binaries.NoGoError("needs Go for the control-plane-only profile")))
+
+
+@pytest.mark.parametrize(("context", "is_taken"), [("kind-manifestry", True), ("production", False)])
+def test_without_go_only_a_kind_cluster_is_taken(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, context: str, is_taken: bool
+) -> None:
+    access = replace(kubeconfigs.read(control_plane.kubeconfig), context=context)
+    kubeconfigs.write(tmp_path / "config", access)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(binaries, "kubectl_argv", lambda: [str(binaries.program("kb")), "kubectl"])
+    if not is_taken:
+        with pytest.raises(pytest.skip.Exception, match="production"):
+            plugin.current_cluster("needs Go", tmp_path)
+        return
+    cluster = plugin.current_cluster("needs Go", tmp_path)
+    assert "kube-system" in cluster.kubectl("get", "ns", "-o", "name").stdout
+    cluster.close()
 
 
 def test_processes_end_with_a_killed_test_process(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """KubeClient against a real kube-apiserver."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -71,9 +71,7 @@ async def test_a_list_reads_all_pages(client: cluster.KubeClient, tenant: Tenant
     ns = tenant.namespace
     for number in range(7):
         await client.create(names.CONFIG_MAPS, config_map(f"c{number}", ns))
-    items, version = await client.list(
-        names.CONFIG_MAPS, ns, label_selector="made-by=test", page_size=2
-    )
+    items, version = await client.list(names.CONFIG_MAPS, ns, label_selector="made-by=test", page_size=2)
     assert [item["metadata"]["name"] for item in items] == [f"c{number}" for number in range(7)]
     assert {(item["apiVersion"], item["kind"]) for item in items} == {("v1", "ConfigMap")}
     assert int(version) > 0
@@ -87,17 +85,17 @@ async def test_a_watch_tells_changes_in_order(client: cluster.KubeClient, tenant
     await client.create(kind, config_map("w", ns))
     await client.merge_patch(kind, "w", {"data": {"x": "1"}}, ns)
     await client.delete(kind, "w", ns)
-    seen = []
-    async for event in client.watch(kind, ns, resource_version=version, timeout_seconds=3):
-        if event.type != "BOOKMARK" and event.object["metadata"]["name"] == "w":
-            seen.append(event.type)
-    assert seen == ["ADDED", "MODIFIED", "DELETED"]
+    events = client.watch(kind, ns, resource_version=version, timeout_seconds=3)
+    seen = [event async for event in events if event.type != "BOOKMARK"]
+    assert [event.type for event in seen if event.object["metadata"]["name"] == "w"] == [
+        "ADDED",
+        "MODIFIED",
+        "DELETED",
+    ]
 
 
 @pytest.mark.parametrize("name", ["../secrets", "a/b", "", "A", "a?x=1", "a" * 254, "-a", "a\n"])
-async def test_a_name_that_is_no_name_never_reaches_the_server(
-    client: cluster.KubeClient, name: str
-) -> None:
+async def test_a_name_that_is_no_name_never_reaches_the_server(client: cluster.KubeClient, name: str) -> None:
     with pytest.raises(ValueError, match="DNS"):
         await client.get(names.CONFIG_MAPS, name, "default")
     with pytest.raises(ValueError, match="DNS"):
@@ -136,7 +134,7 @@ async def test_each_attempt_is_observed(control_plane: ControlPlane, tenant: Ten
     client = await cluster.KubeClient.connect(
         kubeconfig=str(control_plane.kubeconfig),
         user_agent=AGENT,
-        observer=lambda verb, resource, status, seconds: seen.append((verb, resource, status)),
+        observer=lambda verb, resource, status, _: seen.append((verb, resource, status)),
     )
     await client.create(names.CONFIG_MAPS, config_map("o", tenant.namespace))
     with pytest.raises(cluster.NotFoundError):
@@ -160,7 +158,7 @@ async def test_a_missing_kubeconfig_is_a_clear_error() -> None:
 
 
 async def test_a_read_outlives_a_restart_of_the_server_and_a_write_fails_clearly(
-    make_control_plane, make_tenant  # noqa: ANN001
+    make_control_plane: Callable[..., ControlPlane],
 ) -> None:
     control_plane = make_control_plane(crds=False)
     client = await cluster.KubeClient.connect(

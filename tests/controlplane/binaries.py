@@ -1,4 +1,4 @@
-"""Find the multi-call Kubernetes binary, building it where it has never been built."""
+"""Find the programs that hack/kind builds from Go modules, building them where they have never been built."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ _BUILD_SECONDS = 3600.0
 
 
 class NoGoError(RuntimeError):
-    """There is neither a built binary nor a Go to build it with."""
+    """There is neither a built program nor a Go to build it with."""
 
 
 class BuildError(RuntimeError):
@@ -22,34 +22,33 @@ class BuildError(RuntimeError):
 
 
 @functools.cache
-def _outcome() -> Path | Exception:
-    given = os.environ.get("MANIFESTRY_KB")
+def _outcome(name: str) -> Path | NoGoError | BuildError:
+    variable = f"MANIFESTRY_{name.upper()}"
+    given = os.environ.get(variable)
     if given:
-        return (
-            Path(given)
-            if Path(given).is_file()
-            else BuildError(f"MANIFESTRY_KB={given}: there is no such file")
-        )
-    argv = [sys.executable, str(ROOT / "hack" / "kind"), "binaries", "kb"]
+        return Path(given) if Path(given).is_file() else BuildError(f"{variable}={given}: no such file")
+    argv = [sys.executable, str(ROOT / "hack" / "kind"), "binaries", name]
     # Its standard error is the progress of the first build, and stays visible.
     done = subprocess.run(
         argv, stdout=subprocess.PIPE, text=True, timeout=_BUILD_SECONDS, cwd=ROOT, check=False
     )
     if done.returncode == 0:
-        return Path(json.loads(done.stdout)["kb"])
+        return Path(json.loads(done.stdout)[name])
     if shutil.which("go") is None:
         return NoGoError("needs Go for the control-plane-only profile")
     return BuildError(f"`{' '.join(argv)}` ended with {done.returncode}: {done.stdout}")
 
 
-def kb() -> Path:
-    """Return the binary's path; the first call may take minutes.
+def program(name: str) -> Path:
+    """Return the absolute path of a program such as `kb` or `helm`; the first call may take minutes.
+
+    `MANIFESTRY_<NAME>` names one that is there already.
 
     Raises:
         NoGoError: it was never built, and there is no Go.
-        BuildError: the build failed, or MANIFESTRY_KB names no file.
+        BuildError: the build failed, or the variable names no file.
     """
-    outcome = _outcome()
+    outcome = _outcome(name)
     if isinstance(outcome, Exception):
         raise outcome
     return outcome

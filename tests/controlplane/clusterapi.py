@@ -1,5 +1,6 @@
 """Talk to a cluster from a test: the calls that arrange and assert, on any API server."""
 
+import copy
 import functools
 import json
 import os
@@ -7,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlencode
 
 import yaml
@@ -61,15 +62,13 @@ class ClusterApi:
         """Close the connections."""
         self._requester.close()
 
-    def as_user(self, user: str, groups: Sequence[str] = ()) -> "ClusterApi":
+    def as_user(self, user: str, groups: Sequence[str] = ()) -> Self:
         """Return a view that impersonates a user; its `kubectl` stays this one's user.
 
         Args:
             groups: at most one, http.client sends a header once.
         """
-        other = ClusterApi(self.kubeconfig, kubectl_argv=self._kubectl_argv, folder=self.folder)
-        other._requester.close()
-        other._requester = self._requester
+        other = copy.copy(self)
         other._headers = {"Impersonate-User": user}
         if groups:
             (group,) = groups
@@ -246,6 +245,7 @@ class ClusterApi:
     def apply_crds(self, folder: Path = CRD_FOLDER, *, timeout_seconds: float = 30.0) -> Names:
         """Install every CRD of the folder, wait until each is served, and return their names."""
         crds = [crd for path in sorted(folder.glob("*.yaml")) for crd in _custom_resource_definitions(path)]
+        assert crds, f"there is no CRD in {folder}"
         for crd in crds:
             self.apply(_CRDS, crd)
         for crd in crds:

@@ -1,51 +1,66 @@
-"""Give a client-certificate user what a service account would have in a real installation."""
+"""Give the operator's and the facade's users the rights that the chart gives their service accounts."""
 
-from collections.abc import Iterable
-from typing import Any
+import functools
+import subprocess
+from collections.abc import Sequence
 
+import yaml
+
+from tests.controlplane import binaries
 from tests.controlplane.clusterapi import ClusterApi, Object
 
-_RBAC = "rbac.authorization.k8s.io/v1"
+_API = "rbac.authorization.k8s.io"
+# Roles before the bindings that name them.
 _PLURALS = {
     "ClusterRole": "clusterroles",
-    "ClusterRoleBinding": "clusterrolebindings",
     "Role": "roles",
+    "ClusterRoleBinding": "clusterrolebindings",
     "RoleBinding": "rolebindings",
 }
+_CHART = binaries.ROOT / "charts" / "manifestry"
+_RENDER_SECONDS = 60.0
 
 
-def grant_cluster_admin(cp: ClusterApi, user: str) -> None:
-    """Let a user do everything: it proves nothing about the chart's roles."""
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
-    _apply(cp, _binding("ClusterRoleBinding", {"name": f"test-{user}-admin"}, reference, user))
+@functools.cache
+def chart_objects(namespace: str) -> Sequence[Object]:
+    """Return what the chart renders with its own values.
 
-
-def grant_chart_roles(cp: ClusterApi, user: str, service_account: str, objects: Iterable[Object]) -> None:
-    """Apply the chart's roles, and bind to a user those that it binds to a service account.
-
-    Args:
-        objects: the rendered chart; what is not RBAC is passed over.
+    Raises:
+        NoGoError, BuildError: there is no helm.
     """
-    for found in objects:
-        kind = found.get("kind", "")
-        if kind in {"ClusterRole", "Role"}:
-            _apply(cp, found)
-        elif kind in _PLURALS and _binds(found, service_account):
-            meta = {**found["metadata"], "name": f"test-{user}-{found['metadata']['name']}"}
-            _apply(cp, _binding(kind, meta, found["roleRef"], user))
+    argv = [str(binaries.program("helm")), "template", "manifestry", str(_CHART), "--namespace", namespace]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=_RENDER_SECONDS, check=True)
+    return [found for found in yaml.safe_load_all(done.stdout) if found]
 
 
-def _binds(binding: Object, service_account: str) -> bool:
-    subjects = binding.get("subjects") or []
-    return any(
-        subject["kind"] == "ServiceAccount" and subject["name"] == service_account for subject in subjects
-    )
+def grant_chart_roles(cp: ClusterApi, user: str, namespace: str) -> None:
+    """Install the chart's roles and bindings; what a service account named `user` may do, the user may."""
+    for kind, plural in _PLURALS.items():
+        for found in chart_objects(namespace):
+            if found["kind"] == kind:
+                cp.apply(f"{_API}/v1/{plural}", _with_user(found, user))
 
 
-def _binding(kind: str, metadata: dict[str, Any], role: dict[str, Any], user: str) -> Object:
-    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}
-    return {"apiVersion": _RBAC, "kind": kind, "metadata": metadata, "roleRef": role, "subjects": [subject]}
+def grant_cluster_admin(cp: ClusterApi, user: str, namespace: str) -> None:
+    """Let a user do everything: proves nothing about the chart's roles, and needs no helm."""
+    binding = {
+        "apiVersion": f"{_API}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": f"test-{user}-admin"},
+        "roleRef": {"apiGroup": _API, "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [_subject(user)],
+    }
+    cp.apply(f"{_API}/v1/clusterrolebindings", binding)
 
 
-def _apply(cp: ClusterApi, body: Object) -> None:
-    cp.apply(f"{_RBAC}/{_PLURALS[body['kind']]}", body)
+def _with_user(found: Object, user: str) -> Object:
+    subjects = found.get("subjects") or []
+    if not any(subject["kind"] == "ServiceAccount" and subject["name"] == user for subject in subjects):
+        return found
+    # A binding of its own: applying the chart's again for the next user must not take this one's rights.
+    meta = {**found["metadata"], "name": f"{found['metadata']['name']}-{user}"}
+    return {**found, "metadata": meta, "subjects": [_subject(user)]}
+
+
+def _subject(user: str) -> Object:
+    return {"apiGroup": _API, "kind": "User", "name": user}

@@ -2,18 +2,23 @@
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import pytest
 
-from tests.controlplane import binaries, children, grants, kubeconfigs, processes, tenants
+from tests.controlplane import binaries, children, grants, kubeconfigs, processes, tenants, webhooks
+from tests.controlplane.apirequests import ApiFailure
 from tests.controlplane.clusterapi import ClusterApi
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant
 
-_NEEDS_BINARY = {"control_plane", "make_control_plane", "cluster_api"}
+# Which programs a test needs, by the fixtures it names.
+_PROGRAMS = {
+    "kb": {"control_plane", "make_control_plane", "cluster_api"},
+    "helm": {"start_operator", "start_facade"},
+}
 _LOG_LINES = 30
 
 MakeControlPlane = Callable[..., ControlPlane]
@@ -24,19 +29,16 @@ ProcessT = TypeVar("ProcessT", bound=children.Child)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the binary before the first test: minutes that no test's timeout should count."""
+    """Build the programs before the first test: minutes that no test's timeout should count."""
     if session.config.option.collectonly:
         return
-    wanted = any(_NEEDS_BINARY & set(getattr(item, "fixturenames", ())) for item in session.items)
-    if not wanted:
-        return
+    asked = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     capture = session.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        try:
-            binaries.kb()
-        except (binaries.NoGoError, binaries.BuildError):
-            # The fixture of each test that needs it says so.
-            return
+        for program in (program for program, fixtures in _PROGRAMS.items() if fixtures & asked):
+            # A failure is told by the fixture of each test that needs the program.
+            with suppress(binaries.NoGoError, binaries.BuildError):
+                binaries.program(program)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -52,7 +54,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def _binary() -> Path:
     try:
-        return binaries.kb()
+        return binaries.program("kb")
     except binaries.NoGoError as error:
         refuse(str(error))
 
@@ -102,9 +104,9 @@ def cluster_api(
 ) -> Iterator[ClusterApi]:
     """Give an administrator's view of the control plane, or without Go of the current kind cluster."""
     try:
-        binaries.kb()
+        binaries.program("kb")
     except binaries.NoGoError as error:
-        cluster = _current_cluster(str(error), tmp_path_factory.mktemp("cluster"))
+        cluster = current_cluster(str(error), tmp_path_factory.mktemp("cluster"))
         cluster.apply_crds()
         yield cluster
         cluster.close()
@@ -112,7 +114,8 @@ def cluster_api(
     yield request.getfixturevalue("control_plane")
 
 
-def _current_cluster(reason: str, folder: Path) -> ClusterApi:
+def current_cluster(reason: str, folder: Path) -> ClusterApi:
+    """Return the kind cluster of the current kubeconfig, or refuse the test for `reason`."""
     path = Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
     if not path.is_file():
         refuse(f"{reason}, or a kind cluster in KUBECONFIG")
@@ -147,38 +150,46 @@ def tenant(make_tenant: MakeTenant) -> Tenant:
 
 @pytest.fixture
 def start_operator(tmp_path: Path) -> Iterator[StartOperator]:
-    """Give `(cp, env=None, *, grant=..., kubeconfig=None, wait=True) -> OperatorProcess`."""
+    """Give `(cp, env=None, *, grant=chart roles, kubeconfig=None, wait=True) -> OperatorProcess`."""
     with ExitStack() as stack:
 
         def start(
             cp: ControlPlane,
             env: Mapping[str, str] | None = None,
             *,
-            grant: processes.Grant = grants.grant_cluster_admin,
+            grant: processes.Grant = grants.grant_chart_roles,
             kubeconfig: Path | None = None,
             wait: bool = True,
         ) -> processes.OperatorProcess:
-            setup = processes.Setup(tmp_path, env or {}, grant, kubeconfig)
-            return _run(stack, processes.operator(cp, setup), wait=wait)
+            process = processes.operator(cp, processes.Setup(tmp_path, env or {}, grant, kubeconfig))
+            stack.callback(_quietly, processes.release_lease, cp)
+            return _run(stack, process, wait=wait)
 
         yield start
 
 
 @pytest.fixture
 def start_facade(tmp_path: Path) -> Iterator[StartFacade]:
-    """Give `(cp, env=None, *, grant=..., kubeconfig=None, wait=True) -> FacadeProcess`."""
+    """Give `(cp, env=None, *, grant=chart roles, kubeconfig=None, register=True, wait=True)`.
+
+    With `register` the API server asks this facade about every new Job until the test ends.
+    """
     with ExitStack() as stack:
 
         def start(
             cp: ControlPlane,
             env: Mapping[str, str] | None = None,
             *,
-            grant: processes.Grant = grants.grant_cluster_admin,
+            grant: processes.Grant = grants.grant_chart_roles,
             kubeconfig: Path | None = None,
+            register: bool = True,
             wait: bool = True,
         ) -> processes.FacadeProcess:
-            setup = processes.Setup(tmp_path, env or {}, grant, kubeconfig)
-            return _run(stack, processes.facade(cp, setup), wait=wait)
+            process = processes.facade(cp, processes.Setup(tmp_path, env or {}, grant, kubeconfig))
+            if register:
+                webhooks.register_webhook(cp, process.webhook_url, process.webhook_ca_pem)
+                stack.callback(_quietly, webhooks.unregister_webhook, cp)
+            return _run(stack, process, wait=wait)
 
         yield start
 
@@ -189,3 +200,12 @@ def _run(stack: ExitStack, process: ProcessT, *, wait: bool) -> ProcessT:
     if wait:
         process.wait_ready()
     return process
+
+
+def _quietly(undo: Callable[[ClusterApi], None], cp: ClusterApi) -> None:
+    # A control plane of the test's own may be gone already.
+    try:
+        undo(cp)
+    except ApiFailure as failure:
+        if not failure.is_transient:
+            raise

@@ -1,4 +1,4 @@
-"""Do to a pod's status what a kubelet would do: there are no nodes on this profile."""
+"""Do to a pod's status what a kubelet would do; on a cluster with nodes the two would fight."""
 
 import datetime as dt
 import threading
@@ -7,18 +7,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.controlplane.apirequests import ApiFailure
-from tests.controlplane.clusterapi import ClusterApi, Object, poll_until
+from tests.controlplane.clusterapi import Object, poll_until
+from tests.controlplane.controlplane import ControlPlane
 
 PODS = "v1/pods"
 _UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
 
 
-def run_pod(cp: ClusterApi, pod: Object) -> Object:
+def run_pod(cp: ControlPlane, pod: Object) -> Object:
     """Make a pod Running, with its init containers done and its containers ready."""
     return _patch_status(cp, pod, _status(pod, "Running", {"running": {"startedAt": _now()}}, ready=True))
 
 
-def finish_pod(cp: ClusterApi, pod: Object, exit_code: int = 0) -> Object:
+def finish_pod(cp: ControlPlane, pod: Object, exit_code: int = 0) -> Object:
     """Make a pod Running, then Succeeded or Failed with every container's exit code."""
     running = run_pod(cp, pod) if pod.get("status", {}).get("phase") != "Running" else pod
     phase, reason = ("Succeeded", "Completed") if exit_code == 0 else ("Failed", "Error")
@@ -27,12 +28,12 @@ def finish_pod(cp: ClusterApi, pod: Object, exit_code: int = 0) -> Object:
     return _patch_status(cp, running, _status(running, phase, {"terminated": end}, ready=False))
 
 
-def pods_of(cp: ClusterApi, namespace: str, job_name: str) -> list[Object]:
+def pods_of(cp: ControlPlane, namespace: str, job_name: str) -> list[Object]:
     """Return the pods that the Job controller made for a batch Job."""
     return cp.list(PODS, namespace, label_selector=f"batch.kubernetes.io/job-name={job_name}")
 
 
-def wait_for_pod(cp: ClusterApi, namespace: str, job_name: str, *, timeout_seconds: float = 20.0) -> Object:
+def wait_for_pod(cp: ControlPlane, namespace: str, job_name: str, *, timeout_seconds: float = 20.0) -> Object:
     """Wait for an unfinished pod of a batch Job and return it."""
     found: list[Object] = []
 
@@ -57,7 +58,7 @@ class Kubelet:
 
     def __init__(
         self,
-        cp: ClusterApi,
+        cp: ControlPlane,
         namespace: str,
         *,
         exit_code: Callable[[Object], int | None] = lambda _: 0,
@@ -153,6 +154,6 @@ def _status(pod: Object, phase: str, state: dict[str, Any], *, ready: bool) -> O
     }
 
 
-def _patch_status(cp: ClusterApi, pod: Object, status: Object) -> Object:
+def _patch_status(cp: ControlPlane, pod: Object, status: Object) -> Object:
     meta = pod["metadata"]
     return cp.patch(PODS, meta["name"], {"status": status}, meta["namespace"], subresource="status")

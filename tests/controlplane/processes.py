@@ -2,6 +2,7 @@
 
 import base64
 import os
+import socket
 import sys
 import uuid
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from tests.controlplane import grants, ports
 from tests.controlplane.apirequests import ApiFailure
 from tests.controlplane.certificates import Authority
 from tests.controlplane.children import Child, Program
-from tests.controlplane.clusterapi import ClusterApi
+from tests.controlplane.clusterapi import ClusterApi, poll_until
 from tests.controlplane.controlplane import ControlPlane, probe
 from tests.controlplane.webhooks import ADMISSION_PATH
 
@@ -20,9 +21,13 @@ OPERATOR_USER = "manifestry-operator"
 API_USER = "manifestry-api"
 SYSTEM_NAMESPACE = "manifestry-system"
 WEBHOOK_SECRET = "manifestry-webhook-tls"
+LEASES = "coordination.k8s.io/v1/leases"
+LEASE = "manifestry-operator"
+# Whether an operator holds the lease is not the facade's own readiness.
+_READY_WITHOUT_OPERATOR = "/readyz?exclude=job-runner"
 
-# Gives a user its rights on a control plane; the default stands until the chart's roles exist.
-Grant = Callable[[ClusterApi, str], None]
+# Gives a user its rights: (control plane, user, the namespace of the installation).
+Grant = Callable[[ClusterApi, str, str], None]
 
 
 @dataclass(frozen=True)
@@ -38,25 +43,31 @@ class Setup:
 
     folder: Path
     env: Mapping[str, str] = field(default_factory=dict)
-    grant: Grant = grants.grant_cluster_admin
+    grant: Grant = grants.grant_chart_roles
     kubeconfig: Path | None = None
     ready_seconds: float = 30.0
 
 
+@dataclass(eq=False, kw_only=True)
 class OperatorProcess(Child):
-    """`python -m manifestry`; readiness is that of its health port."""
+    """`python -m manifestry`; ready when its health port says so."""
 
     health_url: str
     kubeconfig: Path
 
 
+@dataclass(eq=False, kw_only=True)
 class FacadeProcess(Child):
-    """`python -m manifestry_api`, its API and its admission webhook."""
+    """`python -m manifestry_api`, its API and its admission webhook; ready when both are, operator or not."""
 
     base_url: str
     webhook_url: str
     webhook_ca_pem: bytes
     kubeconfig: Path
+
+    def wait_complete(self, timeout_seconds: float = 20.0) -> None:
+        """Wait until readiness holds with nothing left out: an operator holds the lease, too."""
+        poll_until(lambda: probe(f"{self.base_url}/readyz"), f"{self.base_url}/readyz", timeout_seconds)
 
 
 def operator(cp: ControlPlane, setup: Setup) -> OperatorProcess:
@@ -76,16 +87,14 @@ def operator(cp: ControlPlane, setup: Setup) -> OperatorProcess:
         **setup.env,
     }
     url = f"http://127.0.0.1:{port}"
-    program = _program(name, "manifestry", env, url, setup)
-    process = OperatorProcess(program, setup.folder / f"{name}.log")
-    process.health_url, process.kubeconfig = url, kubeconfig
-    return process
+    program = _program(name, "manifestry", env, setup, lambda: probe(f"{url}/readyz"))
+    log = setup.folder / f"{name}.log"
+    return OperatorProcess(program, log, health_url=url, kubeconfig=kubeconfig)
 
 
 def facade(cp: ControlPlane, setup: Setup) -> FacadeProcess:
     """Return a facade that is not started yet, its webhook certificate in place."""
     kubeconfig = _kubeconfig(cp, setup, API_USER)
-    ensure_namespace(cp, SYSTEM_NAMESPACE)
     ca_pem = webhook_certificate(cp)
     port, webhook_port = ports.free_port(), ports.free_port()
     name = f"facade-{uuid.uuid4().hex[:6]}"
@@ -97,12 +106,19 @@ def facade(cp: ControlPlane, setup: Setup) -> FacadeProcess:
         **setup.env,
     }
     url = f"http://127.0.0.1:{port}"
-    program = _program(name, "manifestry_api", env, url, setup)
-    process = FacadeProcess(program, setup.folder / f"{name}.log")
-    process.base_url, process.kubeconfig = url, kubeconfig
-    process.webhook_url = f"https://127.0.0.1:{webhook_port}{ADMISSION_PATH}"
-    process.webhook_ca_pem = ca_pem
-    return process
+    has_webhook = env.get("MANIFESTRY_WEBHOOK_ENABLED", "true").lower() == "true"
+
+    def is_ready() -> bool:
+        return probe(url + _READY_WITHOUT_OPERATOR) and (not has_webhook or _listens(webhook_port))
+
+    return FacadeProcess(
+        _program(name, "manifestry_api", env, setup, is_ready),
+        setup.folder / f"{name}.log",
+        base_url=url,
+        webhook_url=f"https://127.0.0.1:{webhook_port}{ADMISSION_PATH}",
+        webhook_ca_pem=ca_pem,
+        kubeconfig=kubeconfig,
+    )
 
 
 def ensure_namespace(cp: ClusterApi, name: str) -> None:
@@ -114,14 +130,17 @@ def ensure_namespace(cp: ClusterApi, name: str) -> None:
             raise
 
 
-def webhook_certificate(
-    cp: ControlPlane, *, namespace: str = SYSTEM_NAMESPACE, secret: str = WEBHOOK_SECRET
-) -> bytes:
+def release_lease(cp: ClusterApi) -> None:
+    """Remove the Lease of a killed operator, so that the next one need not wait for its end."""
+    cp.delete(LEASES, LEASE, SYSTEM_NAMESPACE)
+
+
+def webhook_certificate(cp: ClusterApi) -> bytes:
     """Put a certificate for 127.0.0.1 where the facade looks for it, and return its authority.
 
     The one that the operator makes is for the Service's name, which nothing resolves here.
     """
-    found = cp.find("v1/secrets", secret, namespace)
+    found = cp.find("v1/secrets", WEBHOOK_SECRET, SYSTEM_NAMESPACE)
     if found is not None:
         return base64.b64decode(found["data"]["ca.crt"])
     authority = Authority("manifestry test webhook")
@@ -134,8 +153,8 @@ def webhook_certificate(
         "tls.key": issued.key_pem,
     }
     data = {name: base64.b64encode(pem).decode() for name, pem in material.items()}
-    body = {"metadata": {"name": secret}, "type": "kubernetes.io/tls", "data": data}
-    cp.create("v1/secrets", body, namespace)
+    body = {"metadata": {"name": WEBHOOK_SECRET}, "type": "kubernetes.io/tls", "data": data}
+    cp.create("v1/secrets", body, SYSTEM_NAMESPACE)
     return authority.certificate_pem
 
 
@@ -143,7 +162,7 @@ def _kubeconfig(cp: ControlPlane, setup: Setup, user: str) -> Path:
     ensure_namespace(cp, SYSTEM_NAMESPACE)
     if setup.kubeconfig:
         return setup.kubeconfig
-    setup.grant(cp, user)
+    setup.grant(cp, user, SYSTEM_NAMESPACE)
     return cp.kubeconfig_for(user)
 
 
@@ -161,13 +180,21 @@ def _common(setup: Setup, kubeconfig: Path) -> dict[str, str]:
     }
 
 
-def _program(name: str, module: str, env: Mapping[str, str], url: str, setup: Setup) -> Program:
+def _program(
+    name: str, module: str, env: Mapping[str, str], setup: Setup, is_ready: Callable[[], bool]
+) -> Program:
     return Program(
         name,
         [sys.executable, "-m", module],
-        lambda: probe(f"{url}/readyz"),
+        is_ready,
         ready_seconds=setup.ready_seconds,
         env=env,
-        # Not the checkout: a folder named `operator` there must not shadow anything.
+        # Not the checkout: its folder `operator` must not shadow the standard library's module.
         cwd=setup.folder,
     )
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1.0)
+        return client.connect_ex(("127.0.0.1", port)) == 0

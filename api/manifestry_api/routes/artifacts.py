@@ -8,13 +8,14 @@ from starlette.responses import Response
 
 from manifestry.core import access, errors, names, pages, requests
 from manifestry_api import answers, bodies, deps, lookups, representations, schemas, views, waiting
+from manifestry_api.routes import contents
 
 router = deps.api_router(tags=["artifacts"])
+router.include_router(contents.router)
 
 Reader = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_READ))]
 Writer = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_WRITE))]
 Deleter = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_DELETE))]
-SETTLED = frozenset({representations.READY, representations.FAILED})
 
 _CREATED: answers.Documented = {
     201: {
@@ -27,12 +28,13 @@ _CREATED: answers.Documented = {
         "model": views.ArtifactView,
         "headers": {**answers.LOCATION, **answers.APPLIED, **answers.ETAG},
     },
+    **answers.refusal(409, "An artifact of this name exists"),
+    **answers.refusal(415, "The body is not JSON"),
 }
-
-
-def is_settled(body: lookups.Object) -> bool:
-    """Tell whether the operator has come to an end with an artifact, for now."""
-    return representations.artifact_status(body) in SETTLED
+_DELETED: answers.Documented = {
+    204: {"description": "Deleted."},
+    **answers.refusal(409, "The artifact is protected"),
+}
 
 
 @router.post(
@@ -50,7 +52,7 @@ async def create_artifact(request: Request, ports: deps.PortsDep, caller: Writer
     created = await lookups.create(ports, caller, ports.caches.artifacts, resource)
     preferred = waiting.preference(request.headers.getlist("prefer"), ports.settings.wait_seconds)
     seconds = 0.0 if source == "upload" else preferred.wait_seconds
-    found = await waiting.until(ports, ports.caches.artifacts, created, is_settled, seconds)
+    found = await waiting.until(ports, ports.caches.artifacts, created, representations.is_settled, seconds)
     return _created(found, caller, preferred)
 
 
@@ -103,7 +105,7 @@ async def get_artifact(name: str, request: Request, ports: deps.PortsDep, caller
     return answers.conditional(request, content, representations.etag(found))
 
 
-@router.delete("/artifacts/{name}", status_code=204, response_class=Response)
+@router.delete("/artifacts/{name}", status_code=204, response_class=Response, responses=_DELETED)
 async def delete_artifact(name: str, ports: deps.PortsDep, caller: Deleter) -> Response:
     """Delete the reference; the bytes go when nothing refers to them, or never (`deletionPolicy: Retain`)."""
     found = await lookups.find_live(ports, caller, ports.caches.artifacts, name)

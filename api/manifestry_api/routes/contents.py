@@ -20,7 +20,6 @@ from manifestry_api import (
     views,
     waiting,
 )
-from manifestry_api.routes import artifacts
 
 router = deps.api_router(tags=["contents"])
 
@@ -49,6 +48,8 @@ _PAYLOAD: answers.Documented = {
         "headers": {**_PAYLOAD_HEADERS, "Content-Range": answers.header("Which part.", "bytes 0-99/1234")},
     },
     304: {"description": "The client has this payload.", "headers": _PAYLOAD_HEADERS},
+    **answers.refusal(409, "The artifact is not ready"),
+    **answers.refusal(416, "The range begins after the last byte"),
 }
 _CONDITIONS = [
     answers.IF_NONE_MATCH,
@@ -67,6 +68,9 @@ _DIGEST_HEADERS = [
     responses={
         200: {"description": "Stored and verified.", "model": views.ArtifactView},
         202: {"description": "Stored; not ready within the time to wait.", "model": views.ArtifactView},
+        **answers.refusal(409, "The artifact takes no upload, or has other bytes already"),
+        **answers.refusal(415, "`Content-Type` is not the artifact's media type"),
+        **answers.refusal(507, "The object store is full"),
     },
     openapi_extra={
         "requestBody": {"required": True, "content": {"*/*": _BINARY}},
@@ -79,7 +83,7 @@ async def put_content(name: str, request: Request, ports: deps.PortsDep, caller:
     stored = await uploads.receive(ports, caller, found, request)
     preferred = waiting.preference(request.headers.getlist("prefer"), ports.settings.wait_seconds)
     settled = await waiting.until(
-        ports, ports.caches.artifacts, stored, artifacts.is_settled, preferred.wait_seconds
+        ports, ports.caches.artifacts, stored, representations.is_settled, preferred.wait_seconds
     )
     content = representations.artifact(settled, caller.tenant)
     headers = {

@@ -37,8 +37,13 @@ _SUBMITTED: answers.Documented = {
         "model": views.JobView,
         "headers": {**answers.LOCATION, REPLAYED: answers.header("`true` on a replay.", "true")},
     },
+    **answers.refusal(409, "A job of this name exists"),
+    **answers.refusal(415, "The body is not JSON"),
 }
-_ACCEPTED: answers.Documented = {202: {"description": "Accepted.", "model": views.JobView}}
+_ACCEPTED: answers.Documented = {
+    202: {"description": "Accepted.", "model": views.JobView},
+    **answers.refusal(409, "Not legal in the job's state"),
+}
 _KEY = answers.parameter(
     "Idempotency-Key",
     "A replay with the same key gives the same job for as long as the job exists; the same key with another "
@@ -70,9 +75,7 @@ async def create_job(
     return _accepted(found, caller, headers)
 
 
-def _accepted(
-    found: lookups.Object, caller: deps.Caller, headers: dict[str, str] | None = None
-) -> Response:
+def _accepted(found: lookups.Object, caller: deps.Caller, headers: dict[str, str] | None = None) -> Response:
     content = representations.job(found, caller.tenant)
     located = {"Location": content["links"]["self"], "ETag": representations.etag(found)}
     return answers.json(content, 202, {**located, **(headers or {})})
@@ -129,9 +132,7 @@ async def resume_job(name: str, ports: deps.PortsDep, caller: Controller) -> Res
     return await _control(ports, caller, name, controls.Control.RESUME)
 
 
-async def _control(
-    ports: deps.Ports, caller: deps.Caller, name: str, control: controls.Control
-) -> Response:
+async def _control(ports: deps.Ports, caller: deps.Caller, name: str, control: controls.Control) -> Response:
     found = await lookups.find_live(ports, caller, ports.caches.jobs, name)
     desired = (found.get("spec") or {}).get("desiredState", "Active")
     wanted = controls.decide(control, desired, core_jobs.rest_status(found))

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +25,6 @@ _BACKOFF_CAP_SECONDS = 0.25
 Key = tuple[str, str]
 Decide = Callable[[ledgers.Ledger], tuple[ledgers.Ledger, T]]
 Cached = Callable[[str, str], Mapping[str, Any] | None]
-Observe = Callable[[], Awaitable[tuple[Iterable[ledgers.LiveJob], frozenset[str]]]]
 
 
 class LedgerError(Exception):
@@ -37,6 +37,22 @@ class NotReadyError(LedgerError):
 
 class ContentionError(LedgerError):
     """Others changed the ledger all the time until the deadline; trying again helps."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What repair compares the ledgers of a namespace with.
+
+    Args:
+        jobs: the Jobs that exist, by job type.
+        unfinished: uids with an unfinished batch Job or pod.
+    """
+
+    jobs: Mapping[str, Iterable[ledgers.LiveJob]]
+    unfinished: frozenset[str]
+
+
+Observe = Callable[[], Awaitable[World]]
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,7 @@ class Ledgers:
         self._metrics = metrics
         self._known: dict[Key, Snapshot] = {}
         self._lanes: dict[Key, _Lane] = {}
+        self.repaired_at: float | None = None  # monotonic; readiness fails when it is long ago
 
     async def transact(self, namespace: str, job_type: str, decide: Decide[T]) -> T:
         """Read, decide, write with the resourceVersion as precondition, until it holds.
@@ -178,38 +195,65 @@ class Ledgers:
         self._remember((namespace, job_type), Snapshot(created, ledgers.parse(created)))
 
     async def repair(
-        self, namespace: str, job_type: str, observe: Observe, limits: quotas.Limits
-    ) -> ledgers.Repair:
-        """T5: read the ledger, THEN observe the Jobs, write only at what was read.
+        self,
+        namespace: str,
+        observe: Observe,
+        limits_for: Callable[[str], quotas.Limits],
+        only: frozenset[str] | None = None,
+    ) -> dict[str, ledgers.Repair]:
+        """T5: read the ledgers of a namespace, THEN observe the Jobs, write only at what was read.
 
         Args:
             namespace: the tenant's namespace.
-            job_type: the ledger's name.
-            observe: lists Jobs and unfinished batch Jobs live; called after each read of the ledger.
-            limits: the submit gate for Jobs without an entry.
+            observe: lists Jobs and unfinished work live; called after each read of the ledgers.
+            limits_for: the limits of a job type, for Jobs without an entry.
+            only: these ledgers; None for all.
+
+        Returns:
+            What was done, by job type; a ledger that does not exist is missing.
 
         Raises:
-            NotReadyError: there is no ledger.
-            ContentionError: the ledger changed during every attempt.
+            ContentionError: a ledger changed during every attempt.
         """
-        key = (namespace, job_type)
+        done: dict[str, ledgers.Repair] = {}
         for attempt in range(REPAIR_ATTEMPTS):
-            before = await self._read(key)
-            jobs, unfinished = await observe()
-            after, report = ledgers.repair(before.ledger, jobs, unfinished, limits, self._now())
-            if (
-                before.ledger.initialized
-                and after.holders == before.ledger.holders
-                and not before.ledger.notes
-            ):
-                return report
-            try:
-                await self._write(key, before, after, repaired=True)
-            except apierrors.ConflictError:
-                await asyncio.sleep(_backoff_seconds(attempt))
-            else:
-                return report
-        raise ContentionError(f"the ledger {namespace}/{job_type} changed during every repair")
+            bodies, _ = await self._client.list(names.QUOTA_LEDGERS, namespace)
+            wanted = [body for body in bodies if _is_wanted(body["metadata"]["name"], only, done)]
+            if not wanted:
+                return done
+            world = await observe()
+            for body in wanted:
+                job_type = body["metadata"]["name"]
+                report = await self._repair_one(namespace, body, world, limits_for(job_type))
+                if report is not None:
+                    done[job_type] = report
+            if all(body["metadata"]["name"] in done for body in wanted):
+                return done
+            await asyncio.sleep(_backoff_seconds(attempt))
+        raise ContentionError(f"the ledgers of {namespace} changed during every repair")
+
+    async def _repair_one(
+        self, namespace: str, body: Mapping[str, Any], world: World, limits: quotas.Limits
+    ) -> ledgers.Repair | None:
+        """Write one ledger's repair at the version that was read; None when it has changed since."""
+        key = (namespace, body["metadata"]["name"])
+        before = self._noted(key, Snapshot(body, ledgers.parse(body)))
+        found = world.jobs.get(key[1], ())
+        after, report = ledgers.repair(before.ledger, found, world.unfinished, limits, self._now())
+        if _is_equal(before.ledger, after):
+            return report
+        try:
+            await self._write(key, before, after, repaired=True)
+        except apierrors.ConflictError:
+            self._metrics.conflicts.inc()
+            return None
+        for cause in report.released.values():
+            self._metrics.released.labels(cause).inc()
+        return report
+
+    def repaired(self) -> None:
+        """Note that every ledger has just been repaired."""
+        self.repaired_at = time.monotonic()
 
     async def close(self) -> None:
         """End the tasks that serve waiting callers."""
@@ -262,7 +306,9 @@ class Ledgers:
         except apierrors.NotFoundError as error:
             self._known.pop(key, None)
             raise NotReadyError(f"there is no ledger {key[0]}/{key[1]} yet") from error
-        found = Snapshot(body, ledgers.parse(body))
+        return self._noted(key, Snapshot(body, ledgers.parse(body)))
+
+    def _noted(self, key: Key, found: Snapshot) -> Snapshot:
         for note in found.ledger.notes:
             _logger.warning("ledger entry ignored", extra={"ledger": "/".join(key), "note": note})
         self._remember(key, found)
@@ -294,6 +340,14 @@ class Ledgers:
         self._known[key] = newer
         if len(self._known) > REMEMBERED_LEDGERS:
             del self._known[next(iter(self._known))]
+
+
+def _is_wanted(name: str, only: frozenset[str] | None, done: Mapping[str, Any]) -> bool:
+    return name not in done and (only is None or name in only)
+
+
+def _is_equal(before: ledgers.Ledger, after: ledgers.Ledger) -> bool:
+    return before.initialized and not before.notes and before.holders == after.holders
 
 
 def _require_ready(key: Key, snapshot: Snapshot) -> None:

@@ -6,16 +6,36 @@ conventions.md 2.4, the state matrix.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from manifestry.core import batchjobs, jobstatuses, jobtypes, ledgers, names, podspecs
+from manifestry.core.jobplans import (
+    Action,
+    Claim,
+    CreateBatch,
+    DeleteBatch,
+    Observed,
+    Park,
+    Plan,
+    Release,
+    SetTtl,
+    Unsuspend,
+)
 from manifestry.core.jobstatuses import is_terminal, rest_status
 
 __all__ = [
+    "Action",
+    "Claim",
+    "CreateBatch",
+    "DeleteBatch",
     "Observed",
+    "Park",
     "Plan",
+    "Release",
+    "SetTtl",
+    "Unsuspend",
     "desired_state",
     "is_terminal",
     "live_job",
@@ -30,125 +50,6 @@ PROBLEM_POLL_SECONDS = 60.0
 
 Body = Mapping[str, Any]
 DesiredState = Literal["Active", "Suspended", "Cancelled"]
-
-
-@dataclass(frozen=True)
-class Observed:
-    """Everything a plan depends on, read live.
-
-    Args:
-        job: the Job's body.
-        tenant: the namespace's tenant, None without one.
-        job_type: the JobType's body, None when there is none.
-        holder: the Job's entry in its ledger.
-        batch: its batch Job.
-        pods: its pods, only when `wants_pods` asked for them.
-        over_quota: the sentence with which the ledger refused it just now.
-        refused: what the API server said when it refused the batch Job for good.
-    """
-
-    job: Body
-    tenant: str | None = None
-    job_type: Body | None = None
-    holder: ledgers.Holder | None = None
-    batch: Body | None = None
-    pods: tuple[Body, ...] = ()
-    over_quota: str = ""
-    refused: str = ""
-
-    @property
-    def uid(self) -> str:
-        """Return the Job's uid."""
-        return str(self.job["metadata"]["uid"])
-
-    @property
-    def spec(self) -> Body:
-        """Return the Job's spec."""
-        return jobtypes.spec_of(self.job)
-
-    @property
-    def is_foreign(self) -> bool:
-        """Tell whether the batch Job has our name for it but was made by somebody else."""
-        return self.batch is not None and batchjobs.job_uid(self.batch) != self.uid
-
-    @property
-    def is_started(self) -> bool:
-        """Tell whether a batch Job was made for it and has not been taken back."""
-        return self.batch is not None or bool((self.job.get("status") or {}).get("jobRef"))
-
-
-@dataclass(frozen=True)
-class Claim:
-    """T2 and T3: enter the ledger, or bring the entry up to date, and admit whoever fits."""
-
-    job: ledgers.LiveJob
-
-
-@dataclass(frozen=True)
-class Park:
-    """Give up the slot of a suspended Job."""
-
-
-@dataclass(frozen=True)
-class Release:
-    """T4: leave the ledger.
-
-    Args:
-        wait_for_pods: look for unfinished pods first: the batch Job did not end in the regular way.
-    """
-
-    wait_for_pods: bool
-
-
-@dataclass(frozen=True)
-class CreateBatch:
-    """Make the suspended batch Job; that it exists already is fine."""
-
-    body: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Unsuspend:
-    """Let the batch Job run, if it has not changed and the ledger, read again, still says Admitted."""
-
-    name: str
-    resource_version: str
-
-
-@dataclass(frozen=True)
-class DeleteBatch:
-    """Stop the batch Job: foreground, so that its object stays until its pods are gone."""
-
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True)
-class SetTtl:
-    """Let the finished batch Job go after a while, its result being written down."""
-
-    name: str
-    seconds: int
-
-
-Action = Claim | Park | Release | CreateBatch | Unsuspend | DeleteBatch | SetTtl
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do now.
-
-    Args:
-        status: the new status, written before the actions; None leaves it.
-        actions: in this order.
-        again: plan once more with what the actions brought.
-        after: look again after so many seconds; None waits for an event.
-    """
-
-    status: dict[str, Any] | None = None
-    actions: tuple[Action, ...] = ()
-    again: bool = False
-    after: float | None = None
 
 
 Step = Callable[[Observed, datetime], Plan | None]
@@ -379,7 +280,12 @@ def _farewell(observed: Observed, *, wait_for_pods: bool) -> tuple[Action, ...]:
 
 def _needs_ttl(observed: Observed, batch: Body, ttl: int) -> bool:
     differs = (batch.get("spec") or {}).get("ttlSecondsAfterFinished") != ttl
-    return not observed.is_foreign and differs and batchjobs.is_finished(batch) and not batchjobs.is_deleting(batch)
+    return (
+        not observed.is_foreign
+        and differs
+        and batchjobs.is_finished(batch)
+        and not batchjobs.is_deleting(batch)
+    )
 
 
 def _ttl(observed: Observed) -> int | None:

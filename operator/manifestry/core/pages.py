@@ -70,11 +70,17 @@ def take(objects: Iterable[T], key: Callable[[T], Key], query: Query, now: datet
         Problem: bad-request (malformed token, or other filters) or gone (the token is too old).
     """
     after = _decode(query.token, query.filters, now) if query.token is not None else None
-    rest = objects if after is None else (each for each in objects if key(each) > after)
+    rest = objects if after is None else (each for each in objects if _is_after(key(each), after))
     found = heapq.nsmallest(query.limit + 1, rest, key=key)
     items = found[: query.limit]
     more = len(found) > query.limit
     return Page(items, _encode(key(items[-1]), query.filters, now) if more else None)
+
+
+def _is_after(key: Key, after: Key) -> bool:
+    if [type(part) for part in key] != [type(part) for part in after]:
+        raise _bad("`continue` must be a token from an earlier answer")
+    return key > after
 
 
 def _fingerprint(filters: Mapping[str, Any]) -> str:

@@ -54,13 +54,15 @@ def choose(job_status: str, ended: bool, pods: Iterable[Object], wanted: Wanted)
     ordered = attempts(pods)
     number = wanted.attempt or len(ordered) or 1
     if number > len(ordered):
-        return _not_yet(job_status, ended, wanted, f"attempt {number} has no pod")
+        _require_patience(job_status, ended, wanted, f"attempt {number} has no pod")
+        return None
     pod = ordered[number - 1]
     name = _container(pod, wanted.container)
     state = container_state(pod, name)
     if state == "waiting":
         gone = ended or _phase(pod) in {"Succeeded", "Failed"}
-        return _not_yet(job_status, gone, wanted, f"its container has not started{_why(pod, name)}")
+        _require_patience(job_status, gone, wanted, f"its container has not started{_why(pod, name)}")
+        return None
     return Target(pod["metadata"]["name"], name, number, state == "terminated")
 
 
@@ -81,7 +83,7 @@ def container_state(pod: Object, name: str) -> ContainerState:
     return "terminated" if "terminated" in state else "waiting"
 
 
-def _not_yet(job_status: str, ended: bool, wanted: Wanted, reason: str) -> None:
+def _require_patience(job_status: str, ended: bool, wanted: Wanted, reason: str) -> None:
     if ended:
         raise errors.Problem(errors.NOT_FOUND, f"there is no log: the job has {job_status}, and {reason}")
     if not wanted.follow:

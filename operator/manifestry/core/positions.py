@@ -25,9 +25,7 @@ def waiting(ledger: ledgers.Ledger) -> list[Waiting]:
     return [Waiting(number, holder) for number, holder in enumerate(ledgers.queue(ledger), start=1)]
 
 
-def usage(
-    tenant: str, job_type: str, ledger: ledgers.Ledger | None, limits: quotas.Limits
-) -> dict[str, Any]:
+def usage(tenant: str, job_type: str, ledger: ledgers.Ledger | None, limits: quotas.Limits) -> dict[str, Any]:
     """Return one row of `GET /quotas`; an unlimited limit is absent."""
     counted = ledger.usage if ledger is not None else quotas.Usage()
     row = {

@@ -32,9 +32,9 @@ class Span:
 def parse(header: str | None, size_bytes: int) -> tuple[Span, ...] | None:
     """Return the parts that a `Range` header asks for, in its order.
 
-    Returns:
-        None where the header must be ignored (absent, another unit, not valid, over a bound): the answer is
-        then the whole payload.
+    None means that the header must be ignored (absent, another unit, not valid, over a bound): the answer is
+    then the whole payload.
+
     Raises:
         Problem: range-not-satisfiable, when the header is valid but no part of it exists.
     References: RFC 9110 sections 14.1.2 and 14.2.

@@ -193,17 +193,17 @@ def rest_pointer(pointer: str, spec: Mapping[str, Any]) -> str:
     `spec` and `metadata` are one level in REST, and lists of named values are objects there.
     """
     parts = [part for part in pointer.split("/")[1:] if part not in {"spec", "metadata"}]
-    for path, key in ((["parameters"], "parameters"), (["overrides", "env"], "env")):
+    for path in (["parameters"], ["overrides", "env"]):
         if parts[: len(path)] == path and len(parts) > len(path) and parts[len(path)].isdecimal():
-            parts = [*path, _item_name(spec, path, int(parts[len(path)])) or key]
+            parts = [*path, *_item_name(spec, path, int(parts[len(path)]))]
     return "".join(f"/{part}" for part in parts)
 
 
-def _item_name(spec: Mapping[str, Any], path: list[str], index: int) -> str:
+def _item_name(spec: Mapping[str, Any], path: list[str], index: int) -> list[str]:
     found: Any = spec
     for part in path:
         found = found.get(part) or {}
-    return str(found[index]["name"]) if isinstance(found, list) and index < len(found) else ""
+    return [str(found[index]["name"])] if isinstance(found, list) and index < len(found) else []
 
 
 def _job_spec(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The access table: every action, every role, and what a role may claim."""
 
+from typing import Any
+
 import pytest
 
 from manifestry.core import access
@@ -27,34 +29,34 @@ EXPECTED = {
 
 @pytest.mark.parametrize("action", Action)
 @pytest.mark.parametrize("role", Role)
-def test_each_role_may_do_exactly_what_the_table_says(action, role):
+def test_each_role_may_do_exactly_what_the_table_says(action: access.Action, role: Any) -> None:
     decision = access.decide(action, [role])
     assert isinstance(decision, access.Allowed) == (role[0] in EXPECTED[action])
 
 
-def test_every_action_has_a_row():
+def test_every_action_has_a_row() -> None:
     assert set(access.TABLE) == set(Action)
 
 
 @pytest.mark.parametrize("action", Action)
-def test_no_role_means_no_action(action):
+def test_no_role_means_no_action(action: access.Action) -> None:
     assert isinstance(access.decide(action, []), access.Denied)
 
 
-def test_an_action_without_a_row_is_denied_to_everybody(monkeypatch):
+def test_an_action_without_a_row_is_denied_to_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "TABLE", {})
     decision = access.decide(Action.JOBS_READ, list(Role))
     assert decision == access.Denied("jobs:read", ())
     assert decision.message.endswith("roles: none")
 
 
-def test_a_denial_names_the_rule_and_the_roles_that_would_do():
+def test_a_denial_names_the_rule_and_the_roles_that_would_do() -> None:
     decision = access.decide(Action.JOBS_SUBMIT, [Role.VIEWER])
     assert isinstance(decision, access.Denied)
     assert decision.message == "rule `jobs:submit` must be met by one of the roles: operator, admin"
 
 
-def test_one_sufficient_role_among_several_is_enough():
+def test_one_sufficient_role_among_several_is_enough() -> None:
     assert access.decide(Action.JOBS_SUBMIT, [Role.VIEWER, Role.OPERATOR]) == access.Allowed()
 
 
@@ -69,7 +71,7 @@ def test_one_sufficient_role_among_several_is_enough():
         ([Role.ADMIN], set(Role)),
     ],
 )
-def test_roles_may_be_narrowed_and_never_widened(granted, claimable):
+def test_roles_may_be_narrowed_and_never_widened(granted: Any, claimable: Any) -> None:
     assert access.covered(granted) == claimable
 
 
@@ -83,5 +85,5 @@ def test_roles_may_be_narrowed_and_never_widened(granted, claimable):
         ("root", None),
     ],
 )
-def test_role_names_are_exact_and_reader_means_viewer(text, role):
+def test_role_names_are_exact_and_reader_means_viewer(text: str, role: Any) -> None:
     assert access.parse_role(text) is role

@@ -49,8 +49,8 @@ def kinds(plan: Plan) -> set[str]:
     return {condition["type"] for condition in (plan.status or {})["conditions"]}
 
 
-INLINE = {"inline": {"text": "hello"}}
-UPLOADED = {"upload": {"digest": HELLO, "sizeBytes": 5}}
+INLINE: dict[str, Any] = {"inline": {"text": "hello"}}
+UPLOADED: dict[str, Any] = {"upload": {"digest": HELLO, "sizeBytes": 5}}
 READY, WAITS, FAILED = ("True", "Current"), ("Unknown", "InProgress"), ("False", "Failed")
 
 
@@ -139,7 +139,8 @@ def test_a_spec_has_this_state(
 
 
 def test_a_spec_that_is_not_an_object_has_a_condition() -> None:
-    for spec in (None, [], "x"):
+    specs: list[Any] = [None, [], "x"]
+    for spec in specs:
         made = body() | {"spec": spec}
         assert artifacts.lookups(made) == Lookups()
         assert summary(planned(made))[1] == "InvalidSource"
@@ -199,7 +200,8 @@ def test_a_ready_artifact_needs_nothing() -> None:
 
 
 def test_a_status_that_already_stands_is_not_written_again() -> None:
-    for spec in (INLINE, {"upload": {}}, {"url": {"url": "https://x"}}):
+    specs: list[dict[str, Any]] = [INLINE, {"upload": {}}, {"url": {"url": "https://x"}}]
+    for spec in specs:
         assert planned(reconciled(body(**spec)), now=NOW + timedelta(seconds=9)).status is None
 
 
@@ -215,8 +217,8 @@ def test_a_new_generation_keeps_when_the_bytes_were_stored() -> None:
 
 
 def test_a_reference_is_read_once() -> None:
-    spec = {"configMapRef": {"name": "c", "key": "k"}}
-    files = {
+    spec: dict[str, Any] = {"configMapRef": {"name": "c", "key": "k"}}
+    files: dict[str, Any] = {
         "files": [{"name": "f", "mediaType": "a/b", **spec}, {"name": "g", "mediaType": "a/b", **INLINE}]
     }
     for source in (spec, files):

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from manifestry.core import audit
 WHEN = datetime(2026, 5, 4, 3, 2, 1, 123456, tzinfo=UTC)
 
 
-def event(**changes):
+def event(**changes: Any) -> audit.Event:
     fields = {
         "audit_id": "a-1",
         "stage": "ResponseComplete",
@@ -31,7 +32,7 @@ def event(**changes):
     return audit.Event(**{**fields, **changes})
 
 
-def test_a_success_is_a_kubernetes_audit_event():
+def test_a_success_is_a_kubernetes_audit_event() -> None:
     assert audit.record(event()) == {
         "kind": "Event",
         "apiVersion": "audit.k8s.io/v1",
@@ -64,7 +65,7 @@ def test_a_success_is_a_kubernetes_audit_event():
 @pytest.mark.parametrize(
     ("status", "decision"), [(401, "forbid"), (403, "forbid"), (404, "allow"), (429, "allow")]
 )
-def test_a_refusal_says_so(status, decision):
+def test_a_refusal_says_so(status: int, decision: str) -> None:
     record = audit.record(event(status=status, code="some-code", detail="because"))
     assert record["responseStatus"] == {
         "metadata": {}, "code": status, "status": "Failure", "reason": "some-code", "message": "because",
@@ -72,7 +73,7 @@ def test_a_refusal_says_so(status, decision):
     assert record["annotations"]["authorization.k8s.io/decision"] == decision
 
 
-def test_nobody_is_the_anonymous_user():
+def test_nobody_is_the_anonymous_user() -> None:
     user = audit.record(event(subject="", groups=()))["user"]
     assert user == {"username": "system:anonymous", "groups": ["system:unauthenticated"]}
 
@@ -90,7 +91,7 @@ def test_nobody_is_the_anonymous_user():
         ("GET", "/nowhere", "list"),
     ],
 )
-def test_verbs(method, path, verb):
+def test_verbs(method: str, path: str, verb: str) -> None:
     assert audit.record(event(method=method, path=path))["verb"] == verb
 
 
@@ -104,17 +105,17 @@ def test_verbs(method, path, verb):
         ("/other/x", None),
     ],
 )
-def test_object_references(path, expected):
+def test_object_references(path: str, expected: Any) -> None:
     reference = audit.object_reference(path, "")
     rest = {"apiGroup": "manifestry.dev", "apiVersion": "v1alpha1"}
     assert reference == (None if expected is None else {**expected, **rest})
 
 
-def test_an_unknown_path_has_no_object_reference():
+def test_an_unknown_path_has_no_object_reference() -> None:
     assert "objectRef" not in audit.record(event(path="/nope"))
 
 
-def test_no_value_can_forge_a_line():
+def test_no_value_can_forge_a_line() -> None:
     forged = 'x\r\n{"kind":"Event"}\u2028\x1b[2J'
     record = audit.record(event(user_agent=forged, path="/jobs/" + forged, annotations={"reason": forged}))
     line = audit.line(record)
@@ -123,7 +124,7 @@ def test_no_value_can_forge_a_line():
     assert json.loads(line)["userAgent"] == forged
 
 
-def test_texts_are_bounded():
+def test_texts_are_bounded() -> None:
     record = audit.record(
         event(user_agent="x" * 100_000, path="/jobs/" + "y" * 100_000, detail="z" * 9999, code="c")
     )

@@ -1,5 +1,7 @@
 """The four required headers."""
 
+from typing import Any
+
 import pytest
 
 from manifestry.core import errors, headers
@@ -13,7 +15,7 @@ GOOD = {
 }
 
 
-def test_good_headers_become_claims():
+def test_good_headers_become_claims() -> None:
     claims = headers.parse({**GOOD, "X-Reason": ["  Prüfung, 42  "], "X-Roles": ["reader, operator,"]})
     assert claims == headers.Claims(
         "system:serviceaccount:a:b", "acme", "Prüfung, 42", frozenset({Role.VIEWER, Role.OPERATOR})
@@ -22,7 +24,7 @@ def test_good_headers_become_claims():
 
 @pytest.mark.parametrize("name", headers.REQUIRED)
 @pytest.mark.parametrize("values", [None, [], [""], ["   "], ["\t"], ["\u00a0"], ["", " "]])
-def test_a_missing_or_blank_header_is_401_and_named(name, values):
+def test_a_missing_or_blank_header_is_401_and_named(name: str, values: Any) -> None:
     sent = {key: value for key, value in GOOD.items() if key != name}
     if values is not None:
         sent[name] = values
@@ -33,7 +35,7 @@ def test_a_missing_or_blank_header_is_401_and_named(name, values):
 
 
 @pytest.mark.parametrize("text", [",", " , ,", ",,"])
-def test_roles_without_a_name_are_missing(text):
+def test_roles_without_a_name_are_missing(text: str) -> None:
     with pytest.raises(errors.Problem) as caught:
         headers.parse({**GOOD, "X-Roles": [text]})
     assert caught.value.kind is errors.AUDIT_HEADER_MISSING
@@ -41,7 +43,7 @@ def test_roles_without_a_name_are_missing(text):
 
 @pytest.mark.parametrize("name", headers.REQUIRED)
 @pytest.mark.parametrize("bad", ["long", "twice", "a\x00b", "a\nb", "a\u200bb", "a\x1b[0m"])
-def test_a_malformed_header_is_400_and_not_echoed(name, bad):
+def test_a_malformed_header_is_400_and_not_echoed(name: str, bad: Any) -> None:
     values = {"long": ["x" * (headers.LIMITS[name] + 1)], "twice": ["viewer", "admin"]}.get(bad, [bad])
     with pytest.raises(errors.Problem) as caught:
         headers.parse({**GOOD, name: values})
@@ -50,7 +52,7 @@ def test_a_malformed_header_is_400_and_not_echoed(name, bad):
     assert caught.value.detail.isprintable()
 
 
-def test_an_unknown_role_is_403():
+def test_an_unknown_role_is_403() -> None:
     with pytest.raises(errors.Problem) as caught:
         headers.parse({**GOOD, "X-Roles": ["viewer,root"]})
     assert caught.value.kind is errors.FORBIDDEN

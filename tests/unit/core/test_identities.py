@@ -1,5 +1,7 @@
 """Tenants, grants, and the checks that bind headers to an identity."""
 
+from typing import Any
+
 import pytest
 
 from manifestry.core import errors, headers, identities
@@ -10,24 +12,24 @@ WHO = identities.Identity(SUBJECT, identities.kubernetes_groups(SUBJECT), "kuber
 ACME = identities.Tenant("acme", "ns-acme", "uid-1")
 
 
-def namespace(name, tenant=None):
+def namespace(name: str, tenant: Any = None) -> dict[str, Any]:
     labels = {"manifestry.dev/tenant": tenant} if tenant is not None else {}
     return {"metadata": {"name": name, "uid": f"uid-{name}", "labels": labels}}
 
 
-def binding(role, *subjects, kind="ClusterRole"):
+def binding(role: Any, *subjects: Any, kind: Any = "ClusterRole") -> dict[str, Any]:
     return {"roleRef": {"kind": kind, "name": role}, "subjects": list(subjects)}
 
 
-def account(name="ci", namespace="ns-acme"):
+def account(name: str = "ci", namespace: Any = "ns-acme") -> dict[str, Any]:
     return {"kind": "ServiceAccount", "name": name, "namespace": namespace}
 
 
-def named(kind, name, group="rbac.authorization.k8s.io"):
+def named(kind: Any, name: str, group: Any = "rbac.authorization.k8s.io") -> dict[str, Any]:
     return {"kind": kind, "name": name, "apiGroup": group}
 
 
-def test_a_tenant_is_exactly_one_labelled_namespace():
+def test_a_tenant_is_exactly_one_labelled_namespace() -> None:
     found = identities.directory(
         [
             namespace("a", "one"),
@@ -52,7 +54,7 @@ def test_a_tenant_is_exactly_one_labelled_namespace():
         ("alice", None),
     ],
 )
-def test_service_account_subjects(subject, expected):
+def test_service_account_subjects(subject: Any, expected: Any) -> None:
     assert identities.service_account(subject) == expected
     assert bool(identities.kubernetes_groups(subject)) == (expected is not None)
 
@@ -73,7 +75,7 @@ def test_service_account_subjects(subject, expected):
         ("  ", "kubernetes", False),
     ],
 )
-def test_reserved_and_empty_subjects_are_refused(subject, method, accepted):
+def test_reserved_and_empty_subjects_are_refused(subject: Any, method: str, accepted: Any) -> None:
     identity = identities.Identity(subject, (), method)
     if accepted:
         identities.check_subject(identity)
@@ -102,7 +104,7 @@ def test_reserved_and_empty_subjects_are_refused(subject, method, accepted):
         ({}, False),
     ],
 )
-def test_subjects_of_a_role_binding(subject, granted):
+def test_subjects_of_a_role_binding(subject: Any, granted: Any) -> None:
     table = identities.grants([binding("manifestry-operator", subject)])
     assert identities.granted(WHO, table) == ({Role.OPERATOR} if granted else set())
 
@@ -117,15 +119,15 @@ def test_subjects_of_a_role_binding(subject, granted):
         ("manifestry-admin", "Role"),
     ],
 )
-def test_other_roles_grant_nothing(role, kind):
+def test_other_roles_grant_nothing(role: Any, kind: Any) -> None:
     assert identities.grants([binding(role, account(), kind=kind)]) == {}
 
 
-def test_bindings_without_subjects_or_reference_grant_nothing():
+def test_bindings_without_subjects_or_reference_grant_nothing() -> None:
     assert identities.grants([{}, {"roleRef": None, "subjects": None}, binding("manifestry-admin")]) == {}
 
 
-def test_several_bindings_add_up():
+def test_several_bindings_add_up() -> None:
     table = identities.grants(
         [binding("manifestry-viewer", account()), binding("manifestry-publisher", account())]
     )
@@ -134,17 +136,17 @@ def test_several_bindings_add_up():
 
 def request(
     *,
-    actor=SUBJECT,
-    tenant=ACME,
-    claimed=(Role.OPERATOR,),
-    granted=(Role.OPERATOR,),
-    action=Action.JOBS_SUBMIT,
-):
+    actor: Any = SUBJECT,
+    tenant: Any = ACME,
+    claimed: Any = (Role.OPERATOR,),
+    granted: Any = (Role.OPERATOR,),
+    action: Any = Action.JOBS_SUBMIT,
+) -> identities.Request:
     claims = headers.Claims(actor, "acme", "why", frozenset(claimed))
     return identities.Request(WHO, claims, tenant, frozenset(granted), action)
 
 
-def test_all_checks_met_gives_the_tenant():
+def test_all_checks_met_gives_the_tenant() -> None:
     assert identities.authorize(request()) is ACME
 
 
@@ -159,14 +161,14 @@ def test_all_checks_met_gives_the_tenant():
         ({"claimed": (Role.VIEWER,)}, "jobs:submit"),
     ],
 )
-def test_each_check_refuses_with_its_rule(wrong, rule):
+def test_each_check_refuses_with_its_rule(wrong: Any, rule: str) -> None:
     with pytest.raises(errors.Problem) as caught:
         identities.authorize(request(**wrong))
     assert caught.value.kind is errors.FORBIDDEN
     assert f"rule `{rule}`" in caught.value.detail
 
 
-def test_absent_and_foreign_tenants_cannot_be_told_apart():
+def test_absent_and_foreign_tenants_cannot_be_told_apart() -> None:
     answers = []
     for wrong in ({"tenant": None, "granted": ()}, {"granted": ()}):
         with pytest.raises(errors.Problem) as caught:
@@ -175,7 +177,7 @@ def test_absent_and_foreign_tenants_cannot_be_told_apart():
     assert answers[0] == answers[1]
 
 
-def test_narrowing_is_allowed():
+def test_narrowing_is_allowed() -> None:
     assert (
         identities.authorize(request(claimed=(Role.VIEWER,), granted=(Role.ADMIN,), action=Action.JOBS_READ))
         is ACME

@@ -18,7 +18,7 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
         (f"cc-{TRACE}-{SPAN}-01", 1),
     ],
 )
-def test_well_formed_headers_are_read(text, flags):
+def test_well_formed_headers_are_read(text: str, flags: int) -> None:
     assert traceparents.parse(text) == traceparents.TraceParent(TRACE, SPAN, flags)
 
 
@@ -38,11 +38,11 @@ def test_well_formed_headers_are_read(text, flags):
         "00-" + "a" * 5000,
     ],
 )
-def test_malformed_headers_are_ignored(text):
+def test_malformed_headers_are_ignored(text: str) -> None:
     assert traceparents.parse(text) is None
 
 
-def test_ids_as_numbers_are_padded_and_round_trip():
+def test_ids_as_numbers_are_padded_and_round_trip() -> None:
     made = traceparents.from_ids(1, 2, 3)
     assert str(made) == f"00-{'0' * 31}1-{'0' * 15}2-01"
     assert traceparents.parse(str(made)) == made

@@ -2,6 +2,7 @@
 
 import pytest
 
+import cluster
 import processes
 from processes import Process
 
@@ -41,3 +42,16 @@ def test_inner_mounts_come_first() -> None:
         for point in ("/", "/c/engine", "/c/engine/a\\040b", "/c/engine2")
     )
     assert processes.mounts_below(mountinfo, ROOT) == ["/c/engine/a b", "/c/engine"]
+
+
+@pytest.mark.parametrize(
+    ("args", "ours"),
+    [
+        (("/t/kind", "create", "cluster", "--name", "two", "--config", "x"), True),
+        (("/t/kind", "create", "cluster", "--name", "one"), False),
+        (("/usr/bin/kind", "create", "cluster", "--name", "two"), False),
+        (("/t/kind", "delete", "cluster", "--name", "two"), False),
+    ],
+)
+def test_an_orphaned_creation_is_recognised(args: tuple[str, ...], ours: bool) -> None:
+    assert cluster.is_creating(Process(1, args), "/t/kind", "two") is ours

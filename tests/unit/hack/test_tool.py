@@ -90,3 +90,12 @@ def test_an_unknown_program_ends_with_a_message(
     monkeypatch.setenv("MANIFESTRY_CACHE", str(tmp_path))
     assert cli.main(["binaries", "nonsense"]) == 1
     assert "unknown program `nonsense`" in capsys.readouterr().err
+
+
+def test_a_job_whose_program_is_missing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(shell.UserError, match="cannot be run"):
+        shell.run(shell.Job(["no-such-program-anywhere"], tmp_path / "x.log", 1))
+
+
+def test_our_own_folder_is_not_searched_for_tools() -> None:
+    assert tools.other_folders("/c/tools/:/usr/bin::/bin", Path("/c/tools")) == "/usr/bin:/bin"

@@ -1,0 +1,155 @@
+"""A Job's place in its ledger: claim, park, release, and what deleted Jobs have left behind."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from manifestry.adapters import cluster, quota_metrics
+from manifestry.adapters.ledgers import NotReadyError
+from manifestry.core import batchjobs, jobs, ledgers, names, quotas
+from manifestry.core.jobs import Observed
+from manifestry.handlers.quotas import limits_of, wake
+from manifestry.handlers.registry import Context
+
+NOT_READY_SECONDS = 1.0
+LEFTOVER_SECONDS = 1.0
+
+Transition = Callable[[ledgers.Ledger], tuple[ledgers.Ledger, ledgers.Outcome]]
+
+
+class LaterError(Exception):
+    """Something must happen elsewhere before this Job can go on."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+async def claim(ctx: Context, observed: Observed, job: ledgers.LiveJob) -> Observed:
+    """T2 and T3 in one write: enter the queue and, where a slot is free, leave it at once."""
+    limits, now = _limits(ctx, observed), ctx.clock.now()
+
+    def decide(ledger: ledgers.Ledger) -> tuple[ledgers.Ledger, ledgers.Outcome]:
+        return ledgers.claim(ledger, job, limits, now)
+
+    ledger, outcome = await _transact(ctx, observed, limits, decide)
+    if outcome is not ledgers.Outcome.OVER_LIMIT:
+        return replace(observed, holder=ledger.holders.get(job.uid))
+    quota_metrics.METRICS.rejections.labels("operator").inc()
+    sentence = quotas.describe(observed.tenant or "", job_type_name(observed), ledger.usage, limits)
+    return replace(observed, holder=None, over_quota="quota exceeded: " + sentence)
+
+
+async def park(ctx: Context, observed: Observed) -> Observed:
+    """Give the slot of a suspended Job away, once its pods are gone; its charge stays."""
+    await _require_no_pods(ctx, observed)
+    ledger, _ = await _transact(
+        ctx, observed, _limits(ctx, observed), lambda ledger: ledgers.park(ledger, observed.uid)
+    )
+    return replace(observed, holder=ledger.holders.get(observed.uid))
+
+
+async def release(ctx: Context, observed: Observed, wait_for_pods: bool) -> Observed:
+    """T4: leave the ledger and give the slot to the next in the same write."""
+    if wait_for_pods:
+        await _require_no_pods(ctx, observed)
+    await _transact(
+        ctx, observed, _limits(ctx, observed), lambda ledger: ledgers.release(ledger, observed.uid)
+    )
+    return replace(observed, holder=None)
+
+
+async def _transact(
+    ctx: Context, observed: Observed, limits: quotas.Limits, decide: Transition
+) -> tuple[ledgers.Ledger, ledgers.Outcome]:
+    """Change the ledger and, in the same write, give every free slot away."""
+    namespace, job_type = namespace_of(observed), job_type_name(observed)
+
+    def fold(ledger: ledgers.Ledger) -> tuple[ledgers.Ledger, tuple[ledgers.Ledger, Any, Any]]:
+        ledger, outcome = decide(ledger)
+        ledger, admitted = ledgers.admit(ledger, limits)
+        return ledger, (ledger, outcome, admitted)
+
+    try:
+        ledger, outcome, admitted = await ctx.ledgers.transact(namespace, job_type, fold)
+    except NotReadyError as error:
+        ctx.queue.add((names.QUOTA_LEDGERS.kind, namespace, job_type), urgent=True)
+        raise LaterError(NOT_READY_SECONDS) from error
+    wake(ctx, namespace, tuple(holder for holder in admitted if holder.uid != observed.uid))
+    return ledger, outcome
+
+
+async def clear(ctx: Context, namespace: str, name: str, observed: Observed | None) -> float | None:
+    """Release what deleted Jobs of this name hold, once their pods are gone.
+
+    A Reserved entry may belong to a Job that is being created right now; it is left to repair for as long.
+    """
+    kept, after = (observed.uid if observed else None), None
+    for job_type, holder in ctx.ledgers.named(namespace, name):
+        is_new = ctx.clock.now() - holder.since <= ledgers.RESERVED_GRACE
+        if holder.uid == kept or (holder.state is ledgers.State.RESERVED and is_new):
+            continue
+        if await _stop_leftovers(ctx, namespace, holder.uid):
+            after = LEFTOVER_SECONDS
+        else:
+            await _release_gone(ctx, namespace, job_type, holder.uid)
+    return after
+
+
+async def _stop_leftovers(ctx: Context, namespace: str, uid: str) -> bool:
+    """Stop what is left of a deleted Job; tell whether something still runs."""
+    batches, _ = await ctx.client.list(names.BATCH_JOBS, namespace, label_selector=_selector(uid))
+    left = [batch for batch in batches if not batchjobs.is_finished(batch)]
+    for batch in left:
+        if not batchjobs.is_deleting(batch):
+            await delete_batch(ctx, namespace, batch["metadata"]["name"], batch["metadata"]["uid"])
+    return bool(left) or any(batchjobs.is_pod_unfinished(pod) for pod in await pods_of(ctx, namespace, uid))
+
+
+async def _release_gone(ctx: Context, namespace: str, job_type: str, uid: str) -> None:
+    limits = limits_of(ctx, ctx.caches.tenant(namespace), job_type)
+
+    def decide(ledger: ledgers.Ledger) -> tuple[ledgers.Ledger, tuple[ledgers.Holder, ...]]:
+        return ledgers.admit(ledgers.release(ledger, uid)[0], limits)
+
+    try:
+        wake(ctx, namespace, await ctx.ledgers.transact(namespace, job_type, decide))
+    except NotReadyError:
+        return  # no ledger, nothing to release
+
+
+async def delete_batch(ctx: Context, namespace: str, name: str, uid: str) -> None:
+    """Stop a batch Job; foreground: its object stays until its pods are gone, so its absence says so."""
+    try:
+        await ctx.client.delete(names.BATCH_JOBS, name, namespace, propagation="Foreground", uid=uid)
+    except cluster.NotFoundError:
+        return
+
+
+async def _require_no_pods(ctx: Context, observed: Observed) -> None:
+    pods = await pods_of(ctx, namespace_of(observed), observed.uid)
+    if any(batchjobs.is_pod_unfinished(pod) for pod in pods):
+        raise LaterError(jobs.POLL_SECONDS)
+
+
+async def pods_of(ctx: Context, namespace: str, uid: str) -> list[dict[str, Any]]:
+    """Return the pods of a Job, read live."""
+    return (await ctx.client.list(names.PODS, namespace, label_selector=_selector(uid)))[0]
+
+
+def _selector(uid: str) -> str:
+    return f"{names.JOB_UID_LABEL}={uid}"
+
+
+def _limits(ctx: Context, observed: Observed) -> quotas.Limits:
+    return limits_of(ctx, observed.tenant, job_type_name(observed))
+
+
+def namespace_of(observed: Observed) -> str:
+    """Return the Job's namespace."""
+    return str(observed.job["metadata"]["namespace"])
+
+
+def job_type_name(observed: Observed) -> str:
+    """Return the name of the Job's type, which is its ledger's name, too."""
+    return str(observed.spec["jobType"])

@@ -1,0 +1,173 @@
+"""Jobs: gather, plan, apply, until nothing is left to do without waiting for the world."""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, assert_never
+
+from manifestry.adapters import cluster, quota_metrics
+from manifestry.adapters.ledgers import ContentionError
+from manifestry.core import conditions, jobs, jobtypes, ledgers, names
+from manifestry.core.jobs import Observed
+from manifestry.handlers import holders
+from manifestry.handlers.quotas import AmbiguousTenantError, find, job_type_of, tenant_of
+from manifestry.handlers.registry import Context
+
+KIND = names.JOBS.kind
+MAX_PASSES = 8  # claim, create, unsuspend and one more each; a plan that never rests is looked at again later
+CONFLICT_SECONDS = 0.1  # somebody else has written: read again
+NOT_READY_SECONDS = 1.0
+LEFTOVER_SECONDS = 1.0
+AMBIGUOUS_SECONDS = 30.0
+
+
+async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
+    """Bring one Job closer to what its spec asks for; without effect when it is there already.
+
+    Args:
+        ctx: the operator's ports.
+        namespace: the Job's namespace.
+        name: its name.
+
+    Returns:
+        The seconds after which to look again, None when only an event matters.
+
+    Raises:
+        ApiError: the API server did not do what was asked; the queue tries again.
+    """
+    try:
+        return await _reconcile(ctx, namespace, name)
+    except holders.LaterError as later:
+        return later.seconds
+    except (cluster.ConflictError, ContentionError):
+        return CONFLICT_SECONDS
+    except AmbiguousTenantError:
+        return AMBIGUOUS_SECONDS
+
+
+async def _reconcile(ctx: Context, namespace: str, name: str) -> float | None:
+    observed = await _gather(ctx, namespace, name)
+    leftovers = await holders.clear(ctx, namespace, name, observed)
+    if observed is None:
+        return leftovers
+    for _ in range(MAX_PASSES):
+        plan = jobs.plan(observed, ctx.clock.now())
+        observed = await _apply(ctx, observed, plan)
+        if not plan.again:
+            return _earlier(plan.after, leftovers)
+    return CONFLICT_SECONDS
+
+
+async def _gather(ctx: Context, namespace: str, name: str) -> Observed | None:
+    job = await find(ctx, names.JOBS, name, namespace)
+    if job is None:
+        return None
+    uid, job_type = job["metadata"]["uid"], jobtypes.spec_of(job)["jobType"]
+    ledger = await ctx.ledgers.lookup(namespace, job_type)
+    observed = Observed(
+        job,
+        job_type=await job_type_of(ctx, job_type),
+        holder=ledger.holders.get(uid),
+        batch=await find(ctx, names.BATCH_JOBS, names.batch_job_name(name, uid), namespace),
+    )
+    observed = replace(observed, tenant=await _tenant(ctx, observed, namespace))
+    if not jobs.wants_pods(observed, ctx.clock.now()):
+        return observed
+    return replace(observed, pods=tuple(await holders.pods_of(ctx, namespace, uid)))
+
+
+async def _tenant(ctx: Context, observed: Observed, namespace: str) -> str | None:
+    """Return the tenant; a Job that has begun or ended goes on with the one it had."""
+    try:
+        return await tenant_of(ctx, namespace)
+    except AmbiguousTenantError:
+        if observed.is_started or jobs.is_terminal(observed.job):
+            return (observed.job.get("status") or {}).get("tenant")
+        raise
+
+
+async def _apply(ctx: Context, observed: Observed, plan: jobs.Plan) -> Observed:
+    if plan.status is not None:
+        observed = await _write_status(ctx, observed, plan.status)
+    for action in plan.actions:
+        observed = await _act(ctx, observed, action)
+    return observed
+
+
+async def _act(ctx: Context, observed: Observed, action: jobs.Action) -> Observed:
+    match action:
+        case jobs.Claim(job):
+            observed = await holders.claim(ctx, observed, job)
+        case jobs.Park():
+            observed = await holders.park(ctx, observed)
+        case jobs.Release(wait_for_pods):
+            observed = await holders.release(ctx, observed, wait_for_pods)
+        case jobs.CreateBatch(body):
+            observed = await _create_batch(ctx, observed, body)
+        case jobs.Unsuspend(name, version):
+            observed = await _unsuspend(ctx, observed, name, version)
+        case jobs.DeleteBatch(name, uid):
+            await holders.delete_batch(ctx, holders.namespace_of(observed), name, uid)
+        case jobs.SetTtl(name, seconds):
+            patch = {"spec": {"ttlSecondsAfterFinished": seconds}}
+            await ctx.client.merge_patch(names.BATCH_JOBS, name, patch, holders.namespace_of(observed))
+        case other:
+            assert_never(other)
+    return observed
+
+
+async def _write_status(ctx: Context, observed: Observed, status: dict[str, Any]) -> Observed:
+    before = observed.job.get("status") or {}
+    if status == before:
+        return observed
+    try:
+        job = await ctx.client.replace(names.JOBS, {**observed.job, "status": status}, subresource="status")
+    except cluster.NotFoundError as error:  # deleted meanwhile: look again, then its holder is cleared
+        raise holders.LaterError(CONFLICT_SECONDS) from error
+    _measure(observed.job, job, ctx.clock.now())
+    return replace(observed, job=job)
+
+
+async def _create_batch(ctx: Context, observed: Observed, body: dict[str, Any]) -> Observed:
+    namespace = holders.namespace_of(observed)
+    try:
+        batch = await ctx.client.create(names.BATCH_JOBS, body, namespace)
+    except cluster.AlreadyExistsError:
+        batch = await ctx.client.get(names.BATCH_JOBS, body["metadata"]["name"], namespace)
+    except cluster.InvalidError as error:
+        return replace(observed, refused=error.message)
+    return replace(observed, batch=batch)
+
+
+async def _unsuspend(ctx: Context, observed: Observed, name: str, version: str) -> Observed:
+    """Let the pods start: `version` was read before the ledger is, so a change in between is refused."""
+    ledger = await ctx.ledgers.read(holders.namespace_of(observed), holders.job_type_name(observed))
+    holder = ledger.holders.get(observed.uid)
+    if holder is None or holder.state is not ledgers.State.ADMITTED:
+        raise holders.LaterError(CONFLICT_SECONDS)
+    patch = {"metadata": {"resourceVersion": version}, "spec": {"suspend": False}}
+    batch = await ctx.client.merge_patch(names.BATCH_JOBS, name, patch, holders.namespace_of(observed))
+    return replace(observed, batch=batch)
+
+
+def _earlier(first: float | None, second: float | None) -> float | None:
+    known = [seconds for seconds in (first, second) if seconds is not None]
+    return min(known, default=None)
+
+
+def _measure(before: jobs.Body, after: jobs.Body, now: datetime) -> None:
+    """Count the two latencies from the objects' own times, so that a restart loses nothing."""
+    was, reason = _reason(before), _reason(after)
+    job_type = str(jobtypes.spec_of(after).get("jobType"))
+    if reason == "Admitted" != was:
+        created = datetime.fromisoformat(after["metadata"]["creationTimestamp"])
+        quota_metrics.METRICS.queue_wait.labels(job_type).observe(max(0.0, (now - created).total_seconds()))
+    admitted = conditions.find((after.get("status") or {}).get("conditions"), "QuotaReserved")
+    if reason == "Running" != was and admitted is not None:
+        since = datetime.fromisoformat(str(admitted["lastTransitionTime"]))
+        seconds = max(0.0, (now - since).total_seconds())
+        quota_metrics.METRICS.admit_to_running.labels(job_type).observe(seconds)
+
+
+def _reason(job: jobs.Body) -> str:
+    found = conditions.find((job.get("status") or {}).get("conditions"), "Succeeded")
+    return str(found.get("reason")) if found else ""

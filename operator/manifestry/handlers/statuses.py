@@ -1,0 +1,36 @@
+"""One status write for the kinds that only have conditions: skipped when equal, refused when stale."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from manifestry.adapters import cluster
+from manifestry.core import conditions, names
+from manifestry.handlers.registry import Context
+
+CONFLICT_RETRY_SECONDS = 0.2
+
+
+async def write(
+    ctx: Context,
+    resource: names.Resource,
+    body: Mapping[str, Any],
+    wanted: Iterable[conditions.Condition],
+    **fields: Any,
+) -> float | None:
+    """Write an object's conditions and further status fields.
+
+    Returns:
+        None, or the seconds after which to look again when somebody else has written.
+    """
+    current, generation = body.get("status") or {}, body["metadata"].get("generation", 1)
+    merged = conditions.merge(current.get("conditions"), wanted, generation, ctx.clock.now())
+    status = {**current, **fields, "observedGeneration": generation, "conditions": merged}
+    if status == current:
+        return None
+    try:
+        await ctx.client.replace(resource, {**body, "status": status}, subresource="status")
+    except cluster.NotFoundError:
+        return None
+    except cluster.ConflictError:
+        return CONFLICT_RETRY_SECONDS
+    return None

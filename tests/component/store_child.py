@@ -1,0 +1,102 @@
+"""A process that uses a store, to be killed or to run out of something. Run as a program, it is not a test.
+
+`python store_child.py VERB TENANT` with the store's settings as MANIFESTRY_* variables; prints JSON lines.
+"""
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from manifestry.adapters import store
+from manifestry.settings import StoreSettings
+
+MIB = 1 << 20
+
+
+def say(**values: Any) -> None:
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
+
+
+async def zeros(size_bytes: int, chunk: bytes = bytes(64 << 10)) -> AsyncIterator[bytes]:
+    for _ in range(0, size_bytes, len(chunk)):
+        yield chunk
+
+
+async def random_bytes(size_bytes: int) -> AsyncIterator[bytes]:
+    for _ in range(0, size_bytes, 64 << 10):
+        yield os.urandom(64 << 10)
+
+
+def peak_mib() -> float:
+    """Return the highest resident memory since `forget_peak`; `ru_maxrss` begins with the parent's."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+async def die_before_publishing(used: store.Store, tenant: str) -> None:
+    """Stage 3 MiB, say so, be killed."""
+    staged = await used.stage(random_bytes(3 * MIB), limit_bytes=4 * MIB)
+    say(digest=staged.digest)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def publish_for_ever(used: store.Store, tenant: str) -> None:
+    """Say a digest after it was published, again and again, until killed from outside."""
+    while True:
+        blob = await used.publish(tenant, await used.stage(random_bytes(2 * MIB), limit_bytes=4 * MIB))
+        say(digest=blob.digest)
+        say(digest=(await used.put(tenant, os.urandom(1000))).digest)
+
+
+async def measure(used: store.Store, tenant: str) -> None:
+    """Stream 256 MiB in and out and say by how much the peak of memory rose."""
+    await used.publish(tenant, await used.stage(random_bytes(8 * MIB), limit_bytes=8 * MIB))
+    forget_peak()
+    before = peak_mib()
+    staged = await used.stage(zeros(256 * MIB), limit_bytes=256 * MIB)
+    written = peak_mib() - before
+    blob = await used.publish(tenant, staged)
+    received = 0
+    async for view in used.stream(tenant, blob.digest):
+        received += len(view)
+    say(written_mib=written, read_mib=peak_mib() - before, received=received)
+
+
+async def fill(used: store.Store, tenant: str) -> None:
+    """Store little, then too much, and say what came of it."""
+    kept = await used.put(tenant, b"kept")
+    for attempt in (
+        lambda: used.stage(zeros(16 * MIB), limit_bytes=16 * MIB),
+        lambda: used.put(tenant, bytes(4 * MIB)),
+    ):
+        try:
+            await attempt()
+            say(error=None)
+        except store.StoreError as error:
+            say(error=type(error).__name__)
+    small = await used.put(tenant, b"small")
+    say(kept=(await used.read(tenant, kept.digest, limit_bytes=10)).decode(), small=small.size_bytes)
+
+
+async def main(verb: str, tenant: str) -> None:
+    if limit := os.environ.get("FILE_LIMIT_BYTES"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+    used = store.open_store(StoreSettings.from_mapping(os.environ))
+    verbs = {"die": die_before_publishing, "loop": publish_for_ever, "measure": measure, "fill": fill}
+    await verbs[verb](used, tenant)
+    await used.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,209 @@
+"""Custom resources from REST bodies."""
+
+import base64
+import hashlib
+from typing import Any
+
+import pytest
+
+from manifestry.core import errors, names, requests
+from manifestry.core.requests import Provenance
+
+PROVENANCE = Provenance("alice", "nightly", "0b6e", "00-aa-bb-01")
+NAMESPACE = "tenant-acme"
+
+
+def artifact(**body: Any) -> dict[str, Any]:
+    return requests.artifact({"mediaType": "text/plain", **body}, NAMESPACE, PROVENANCE)
+
+
+def job(**body: Any) -> dict[str, Any]:
+    return requests.job({"jobType": "render", **body}, NAMESPACE, PROVENANCE)
+
+
+def refused(kind: errors.ErrorKind, call: Any, *arguments: Any) -> errors.Problem:
+    with pytest.raises(errors.Problem) as caught:
+        call(*arguments)
+    assert caught.value.kind is kind
+    return caught.value
+
+
+def test_an_artifact_keeps_its_fields_in_spec_and_its_origin_in_annotations() -> None:
+    body = artifact(name="greeting", project="apollo", inline={"text": "hello"}, digest=None)
+    assert body == {
+        "apiVersion": names.API_VERSION,
+        "kind": "Artifact",
+        "metadata": {
+            "name": "greeting",
+            "namespace": NAMESPACE,
+            "labels": {names.PROJECT_LABEL: "apollo"},
+            "annotations": {
+                names.ACTOR_ANNOTATION: "alice",
+                names.REASON_ANNOTATION: "nightly",
+                names.AUDIT_ID_ANNOTATION: "0b6e",
+                names.TRACEPARENT_ANNOTATION: "00-aa-bb-01",
+            },
+        },
+        "spec": {"mediaType": "text/plain", "project": "apollo", "inline": {"text": "hello"}},
+    }
+
+
+def test_empty_provenance_leaves_no_annotation() -> None:
+    assert Provenance("alice", "", "", "").annotations() == {names.ACTOR_ANNOTATION: "alice"}
+
+
+@pytest.mark.parametrize(
+    ("project", "prefix"),
+    [
+        (None, "artifact-"),
+        ("apollo", "apollo-"),
+        ("Apollo_11.x", "apollo-11-x-"),
+        ("9", "9-"),
+        ("\xe4", "artifact-"),
+        ("a" * 63, "a" * 46 + "-"),
+    ],
+)
+def test_a_name_is_made_from_the_project(project: str | None, prefix: str) -> None:
+    metadata = artifact(project=project)["metadata"]
+    assert metadata["generateName"] == prefix
+    assert "name" not in metadata
+    assert names.is_dns_label(prefix + "x" * requests.GENERATED_SUFFIX_LENGTH, names.NAME_MAX_LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, ""),
+        ({"inline": {"text": ""}, "upload": {}}, "/upload"),
+        ({"url": {"url": "https://x"}}, "/url"),
+        ({"secretRef": {"name": "a", "key": "b"}}, "/secretRef"),
+        ({"files": []}, "/files"),
+        ({"inline": {}}, "/inline"),
+        ({"inline": {"text": "a", "data": "YQ=="}}, "/inline"),
+        ({"inline": {"data": "!"}}, "/inline/data"),
+        ({"inline": {"data": "YQ"}}, "/inline/data"),
+        ({"inline": {"text": "abc"}, "sizeBytes": 4}, "/sizeBytes"),
+    ],
+)
+def test_a_source_that_does_not_fit_names_its_field(body: dict[str, Any], pointer: str) -> None:
+    problem = refused(errors.VALIDATION_FAILED, requests.check_source, body)
+    assert problem.errors[0].pointer == pointer
+    assert "must" in problem.detail
+
+
+def test_an_inline_payload_over_64_kib_is_too_large() -> None:
+    text = "x" * (requests.INLINE_MAX_BYTES + 1)
+    for inline in ({"text": text}, {"data": base64.b64encode(text.encode()).decode()}):
+        problem = refused(errors.PAYLOAD_TOO_LARGE, requests.check_source, {"inline": inline})
+        assert problem.errors[0].pointer == "/inline"
+    assert requests.check_source({"inline": {"text": text[:-1]}}) == "inline"
+
+
+def test_the_promised_digest_is_checked_before_anything_is_created() -> None:
+    digest = f"sha256:{hashlib.sha256(b'abc').hexdigest()}"
+    assert requests.check_source({"inline": {"text": "abc"}, "digest": digest, "sizeBytes": 3}) == "inline"
+    problem = refused(
+        errors.DIGEST_MISMATCH, requests.check_source, {"inline": {"text": "abd"}, "digest": digest}
+    )
+    assert problem.errors[0].pointer == "/digest"
+
+
+@pytest.mark.parametrize(
+    ("inline", "expected"),
+    [({"text": "\u20ac"}, b"\xe2\x82\xac"), ({"data": "AAE="}, b"\0\1"), ({"text": ""}, b"")],
+)
+def test_inline_bytes(inline: dict[str, str], expected: bytes) -> None:
+    assert requests.inline_bytes(inline) == expected
+
+
+def test_an_upload_is_recorded_only_on_what_was_read() -> None:
+    patch = requests.uploaded({"metadata": {"resourceVersion": "7"}}, "sha256:00", 3)
+    assert patch == {
+        "metadata": {"resourceVersion": "7"},
+        "spec": {"upload": {"digest": "sha256:00", "sizeBytes": 3}},
+    }
+
+
+def test_a_job_has_lists_where_rest_has_objects() -> None:
+    body = job(
+        name="r1",
+        project="apollo",
+        parameters={"frames": 24, "title": "x", "deep": {"a": [1.5, None]}},
+        overrides={"env": {"A": "1"}, "args": ["x"], "image": None},
+        priority=5,
+        desiredState="Suspended",
+        backoffLimit=0,
+    )
+    assert body["metadata"]["name"] == "r1"
+    assert body["spec"] == {
+        "jobType": "render",
+        "project": "apollo",
+        "priority": 5,
+        "backoffLimit": 0,
+        "desiredState": "Suspended",
+        "parameters": [
+            {"name": "frames", "value": "24"},
+            {"name": "title", "value": "x"},
+            {"name": "deep", "value": '{"a":[1.5,null]}'},
+        ],
+        "overrides": {"args": ["x"], "env": [{"name": "A", "value": "1"}]},
+    }
+
+
+def test_a_bare_job_has_nothing_but_its_type() -> None:
+    body = job(parameters={}, overrides={})
+    assert body["spec"] == {"jobType": "render"}
+    assert body["metadata"]["generateName"] == "render-"
+
+
+def test_a_parameter_that_is_too_long_is_named() -> None:
+    problem = refused(errors.VALIDATION_FAILED, lambda: job(parameters={"p": "x" * 4097}))
+    assert problem.errors[0].pointer == "/parameters/p"
+
+
+def test_an_idempotency_key_gives_one_name_per_actor() -> None:
+    first = requests.idempotency({"jobType": "render"}, "k", "alice")
+    again = requests.idempotency({"jobType": "other"}, "k", "alice")
+    other = requests.idempotency({"jobType": "render"}, "k", "bob")
+    assert first.name == again.name != other.name
+    assert names.is_dns_label(first.name, names.NAME_MAX_LENGTH)
+    assert requests.idempotency({"jobType": "render", "name": "mine"}, "k", "alice").name == "mine"
+
+
+def test_member_order_does_not_matter_to_a_replay() -> None:
+    assert requests.body_digest({"a": 1, "b": {"c": 2, "d": 3}}) == requests.body_digest(
+        {"b": {"d": 3, "c": 2}, "a": 1}
+    )
+
+
+def test_a_replay_is_known_by_key_and_body() -> None:
+    key = requests.idempotency({"jobType": "render"}, "k", "alice")
+    made = requests.job({"jobType": "render"}, NAMESPACE, PROVENANCE, key)
+    assert made["metadata"]["name"] == key.name
+    assert requests.is_replay(made, key)
+    changed = requests.idempotency({"jobType": "render", "priority": 1}, "k", "alice")
+    refused(errors.VALIDATION_FAILED, requests.is_replay, made, changed)
+    refused(errors.ALREADY_EXISTS, requests.is_replay, job(name=key.name), key)
+    refused(errors.ALREADY_EXISTS, requests.is_replay, {}, key)
+
+
+SPEC = {"parameters": [{"name": "frames", "value": "1"}], "overrides": {"env": [{"name": "A", "value": "1"}]}}
+
+
+@pytest.mark.parametrize(
+    ("pointer", "expected"),
+    [
+        ("", ""),
+        ("/spec", ""),
+        ("/metadata/name", "/name"),
+        ("/spec/inline/data", "/inline/data"),
+        ("/spec/parameters/frames", "/parameters/frames"),
+        ("/spec/parameters/0/value", "/parameters/frames"),
+        ("/spec/parameters/7/value", "/parameters"),
+        ("/spec/overrides/env/0/name", "/overrides/env/A"),
+        ("/spec/overrides/args/0", "/overrides/args/0"),
+        ("/spec/overrides/env", "/overrides/env"),
+    ],
+)
+def test_pointers_lead_into_the_rest_body(pointer: str, expected: str) -> None:
+    assert requests.rest_pointer(pointer, SPEC) == expected
