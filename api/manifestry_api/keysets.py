@@ -14,6 +14,7 @@ from manifestry.adapters import cluster
 
 REFRESH_MIN_SECONDS = 5.0  # an unknown `kid` costs the issuer at most one request in this time
 REFRESH_MAX_SECONDS = 300.0  # a key that the issuer has withdrawn is forgotten after this time
+RETRY_SECONDS = 1.0  # callers that waited for a failed first fetch fail with it, not one after the other
 KEYS_MAX_COUNT = 64
 ALGORITHMS: tuple[str, ...] = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
@@ -110,6 +111,8 @@ class KeySet:
         async with self._lock:
             if self._keys is not None and self._age() < max(min_age_seconds, REFRESH_MIN_SECONDS):
                 return self._keys
+            if self._keys is None and self._age() < RETRY_SECONDS:
+                raise ValueError("the issuer did not answer a moment ago")
             self._tried_seconds = self._monotonic()
             try:
                 self._keys = await self._source.fetch()

@@ -46,14 +46,14 @@ class Caches:
         return None if found is None else (found["metadata"].get("labels") or {}).get(names.TENANT_LABEL)
 
     def put(self, kind: str, item: Object) -> bool:
-        """Keep an object unless a newer one is kept; tell whether it is news.
+        """Keep an object unless it or a newer one is kept already; tell whether it is news.
 
         Args:
             kind: one of the cached kinds; other kinds are ignored.
             item: the object; one without a name is ignored.
         """
         cache, name = self._kinds.get(kind), _name(item)
-        if cache is None or name is None or _version(cache.get(name)) > _version(item):
+        if cache is None or name is None or _version(cache.get(name)) >= _version(item):
             return False
         cache[name] = item
         return True

@@ -40,7 +40,8 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
     if not await _is_ready(ctx, namespace, name):
         await ctx.ledgers.ensure(namespace, name)
         await repair(ctx, namespace, tenant, frozenset({name}))
-    return await _admit(ctx, namespace, name, tenant)
+    await _admit(ctx, namespace, name, tenant)
+    return None
 
 
 async def resync(ctx: Context) -> None:

@@ -1,0 +1,139 @@
+"""Keep the webhook's Secret fresh and its CA known to the API server."""
+
+import base64
+import binascii
+import logging
+from datetime import timedelta
+from typing import Any
+
+from manifestry import settings as configuration
+from manifestry.adapters import apierrors, certificates, cluster
+from manifestry.adapters import clock as clocks
+from manifestry.core import names
+
+_logger = logging.getLogger(__name__)
+
+
+class WebhookCertificates:
+    """Makes and rotates the webhook's certificate; run by the leader only, but two at once do no harm.
+
+    References: https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/
+    """
+
+    def __init__(
+        self,
+        client: cluster.KubeClient,
+        operator: configuration.OperatorSettings,
+        namespace: str,
+        clock: clocks.Clock | None = None,
+    ) -> None:
+        self._client = client
+        self._settings = operator
+        self._namespace = namespace
+        self._clock = clock or clocks.SystemClock()
+
+    async def ensure(self) -> None:
+        """Bring the Secret and every `caBundle` up to date; without effect when they are.
+
+        The Secret comes first: a CA that nobody trusts yet harms less than one that nobody serves with. The
+        old CA stays in the bundle, so there is no moment in which calls fail.
+        """
+        bundle = await self._ensure_secret()
+        await self._ensure_configuration(bundle.trusted)
+
+    async def _ensure_secret(self) -> certificates.Bundle:
+        secret = await self._find(names.SECRETS, self._settings.webhook_secret, self._namespace)
+        current = _parse(secret) if secret else None
+        wanted = self._renew(current)
+        if wanted == current:
+            return wanted
+        written = _render(self._settings.webhook_secret, self._namespace, wanted)
+        if secret is None:
+            await self._client.create(names.SECRETS, written)
+        else:
+            version = {"resourceVersion": secret["metadata"]["resourceVersion"]}
+            patch = {"metadata": version, "data": written["data"]}
+            await self._client.merge_patch(
+                names.SECRETS, self._settings.webhook_secret, patch, self._namespace
+            )
+        expires = certificates.expiry(wanted.serving.certificate).isoformat()
+        _logger.info("webhook certificate renewed", extra={"expires": expires})
+        return wanted
+
+    def _renew(self, current: certificates.Bundle | None) -> certificates.Bundle:
+        service = f"{self._settings.webhook_service}.{self._namespace}.svc"
+        hosts = (service, f"{service}.cluster.local")
+        lifetime = timedelta(days=self._settings.webhook_certificate_days)
+        if current is not None:
+            try:
+                return certificates.rotate(current, hosts, self._clock.now(), lifetime)
+            except ValueError as error:
+                _logger.warning("webhook certificate unusable", extra={"error": str(error)})
+        return certificates.issue(hosts, self._clock.now(), lifetime)
+
+    async def _ensure_configuration(self, trusted: bytes) -> None:
+        name = self._settings.webhook_configuration
+        found = await self._find(names.VALIDATING_WEBHOOKS, name)
+        if found is None:
+            _logger.warning("webhook configuration missing", extra={"object": name})
+            return
+        bundle = base64.b64encode(trusted).decode()
+        hooks = [_with_bundle(hook, bundle) for hook in found.get("webhooks") or ()]
+        if hooks == (found.get("webhooks") or []):
+            return
+        patch = {
+            "metadata": {"resourceVersion": found["metadata"]["resourceVersion"]},
+            "webhooks": hooks,
+        }
+        await self._client.merge_patch(names.VALIDATING_WEBHOOKS, name, patch)
+        _logger.info("webhook authority published", extra={"object": name})
+
+    async def _find(
+        self, resource: names.Resource, name: str, namespace: str | None = None
+    ) -> dict[str, Any] | None:
+        try:
+            return await self._client.get(resource, name, namespace)
+        except apierrors.NotFoundError:
+            return None
+
+
+def _with_bundle(hook: dict[str, Any], bundle: str) -> dict[str, Any]:
+    client = hook.get("clientConfig") or {}
+    if not client.get("service"):  # a URL is served by somebody else's certificate
+        return hook
+    return {**hook, "clientConfig": {**client, "caBundle": bundle}}
+
+
+def _parse(secret: dict[str, Any]) -> certificates.Bundle | None:
+    try:
+        data = {key: base64.b64decode(value) for key, value in (secret.get("data") or {}).items()}
+        return certificates.Bundle(
+            certificates.Pair(_first(data["ca.crt"]), data["ca.key"]),
+            certificates.Pair(data["tls.crt"], data["tls.key"]),
+            data["ca.crt"],
+        )
+    except (KeyError, binascii.Error):
+        return None
+
+
+def _first(bundle: bytes) -> bytes:
+    """Return the first certificate of a bundle: the one that signs."""
+    end = b"-----END CERTIFICATE-----\n"
+    head, mark, _ = bundle.partition(end)
+    return head + mark
+
+
+def _render(name: str, namespace: str, bundle: certificates.Bundle) -> dict[str, Any]:
+    content = {
+        "ca.crt": bundle.trusted,
+        "ca.key": bundle.authority.key,
+        "tls.crt": bundle.serving.certificate,
+        "tls.key": bundle.serving.key,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "type": "kubernetes.io/tls",
+        "data": {key: base64.b64encode(value).decode() for key, value in content.items()},
+    }

@@ -1,0 +1,168 @@
+"""The facade over real HTTP in this process, around a cluster in memory and a store on disk."""
+
+import asyncio
+import socket
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import aiohttp
+import uvicorn
+
+from manifestry.adapters import cluster, ledgers, store, watches
+from manifestry.core import names
+from manifestry.settings import StoreSettings
+from manifestry_api import server
+from tests.unit.api import world
+from tests.unit.api_routes.fakecluster import FakeCluster
+
+NAMESPACE = "ns-acme"
+TENANT_UID = str(uuid.UUID(int=7))
+RENDER = {
+    "metadata": {"name": "render"},
+    "spec": {
+        "image": "example.org/render:1",
+        "env": [{"name": "TOKEN", "value": "canary-secret"}],
+        "parametersSchema": {
+            "type": "object",
+            "properties": {"frames": {"type": "integer", "minimum": 1}, "title": {"type": "string"}},
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@dataclass
+class Reply:
+    """A complete answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+    json: Any
+
+
+@dataclass
+class Site:
+    """The running facade.
+
+    Args:
+        role: the role that requests claim unless they say otherwise.
+    """
+
+    world: world.World
+    cluster: FakeCluster
+    base_url: str
+    session: aiohttp.ClientSession
+
+    async def call(
+        self, method: str, path: str, body: Any = None, *, role: str = "admin", **options: Any
+    ) -> Reply:
+        """Send a request and return the whole answer."""
+        headers = {**world.headers(role), **options.pop("headers", {})}
+        if body is not None:
+            options["json"] = body
+        async with self.session.request(method, self.base_url + path, headers=headers, **options) as answer:
+            data = await answer.read()
+            is_json = "json" in answer.headers.get("Content-Type", "")
+            return Reply(
+                answer.status, answer.headers, data, await answer.json(content_type=None) if is_json else None
+            )
+
+    def open(self, path: str, **headers: str) -> Any:
+        """Open a streamed answer."""
+        return self.session.get(self.base_url + path, headers={**world.headers("viewer"), **headers})
+
+    def make_ready(self, name: str, blob: store.Blob, manifest: store.Blob) -> None:
+        """Do what the operator would."""
+        found = self.cluster.find(names.ARTIFACTS, name, NAMESPACE)
+        assert found is not None
+        status = {
+            "observedGeneration": found["metadata"].get("generation", 1),
+            "artifact": {
+                "digest": blob.digest,
+                "sizeBytes": blob.size_bytes,
+                "storedTime": "2026-05-04T03:02:01Z",
+            },
+            "manifest": {"digest": manifest.digest, "sizeBytes": manifest.size_bytes},
+            "conditions": [condition("Ready", "True", "Stored")],
+        }
+        self.cluster.set_status(names.ARTIFACTS, name, NAMESPACE, status)
+
+
+def condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, str]:
+    """Return a condition as the operator writes it."""
+    return {
+        "type": kind, "status": status, "reason": reason, "message": message,
+        "lastTransitionTime": "2026-05-04T03:02:01Z",
+    }  # fmt: skip
+
+
+def pod(name: str, job: Mapping[str, Any], state: str = "running", second: int = 0) -> dict[str, Any]:
+    """Return a pod of a job whose container is `waiting`, `running` or `terminated`."""
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": NAMESPACE,
+            "labels": {names.JOB_UID_LABEL: job["metadata"]["uid"]},
+            "creationTimestamp": f"2026-05-04T04:00:{second:02}Z",
+        },
+        "spec": {"containers": [{"name": "job"}]},
+        "status": {"phase": "Running", "containerStatuses": [{"name": "job", "state": {state: {}}}]},
+    }
+
+
+@asynccontextmanager
+async def running(folder: Path, **settings: Any) -> AsyncIterator[Site]:
+    """Serve until the test is over."""
+    made, fake = world.build(**settings), FakeCluster()
+    for namespace, tenant, uid in ((NAMESPACE, "acme", TENANT_UID), ("ns-other", "other", str(uuid.uuid4()))):
+        labels = {names.TENANT_LABEL: tenant}
+        made.namespaces.put({"metadata": {"name": namespace, "uid": uid, "labels": labels}})
+        made.grant("admin", namespace)
+    client = cast("cluster.KubeClient", fake)
+    ports = made.ports
+    ports.client = client
+    ports.store = store.open_store(StoreSettings(store_path=str(folder)))
+    kinds = {
+        "artifacts": names.ARTIFACTS, "jobs": names.JOBS, "job_types": names.JOB_TYPES,
+        "tenant_quotas": names.TENANT_QUOTAS, "quota_ledgers": names.QUOTA_LEDGERS,
+    }  # fmt: skip
+    fake.put(names.JOB_TYPES, RENDER)
+    mirrors = {field: watches.Reflector(client, resource) for field, resource in kinds.items()}
+    for field, mirror in mirrors.items():
+        setattr(ports.caches, field, mirror)
+    ports.ledgers = ledgers.Ledgers(
+        client, lambda namespace, name: ports.caches.quota_ledgers.items.get((namespace, name))
+    )
+    tasks = [asyncio.create_task(mirror.run()) for mirror in mirrors.values()]
+    for mirror in mirrors.values():
+        await mirror.synced.wait()
+    try:
+        async with _served(made) as base_url, aiohttp.ClientSession() as session:
+            yield Site(made, fake, base_url, session)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await ports.store.close()
+
+
+@asynccontextmanager
+async def _served(made: world.World) -> AsyncIterator[str]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        made.app, loop="asyncio", http="httptools", ws="none", lifespan="off", log_config=None,
+        access_log=False, timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    front = server.Server(config)
+    task = asyncio.create_task(front.serve(sockets=[listener]))
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        front.should_exit = True
+        await task
+        listener.close()

@@ -1,0 +1,268 @@
+"""A small Kubernetes with crashes, pauses and races at every call, driven by the real core functions."""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from manifestry.core import batchjobs, jobs, ledgers, names
+from manifestry.core.quotas import Limits
+
+NAMESPACE = "t"
+LIMITS = Limits(max_running=2, max_queued=2)
+TYPE = {"metadata": {"name": "render"}, "spec": {"image": "x", "allowedOverrides": ["Priority"]}}
+MUTATING_TIMEOUT = timedelta(seconds=34)
+
+Op = Generator[None, None, None]
+
+
+class ConflictError(Exception):
+    """The resourceVersion does not match."""
+
+
+@dataclass
+class World:
+    """etcd, the Job controller and the kubelet in one; every method is one atomic API call."""
+
+    now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    version: int = 1
+    ledger: ledgers.Ledger = field(default_factory=lambda: ledgers.build(()))
+    ledger_version: int = 1
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name
+    batches: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name
+    pods: set[str] = field(default_factory=set)  # uids of Jobs with a live pod
+    uids: int = 0
+    created_batches: dict[str, int] = field(default_factory=dict)
+
+    def bump(self) -> str:
+        self.version += 1
+        return str(self.version)
+
+    def new_uid(self) -> str:
+        self.uids += 1
+        return f"{self.uids:08d}"
+
+    def read_ledger(self) -> tuple[int, ledgers.Ledger]:
+        return self.ledger_version, self.ledger
+
+    def write_ledger(self, version: int, ledger: ledgers.Ledger) -> None:
+        if version != self.ledger_version:
+            raise ConflictError
+        self.ledger_version += 1
+        stored = {"status": {"initializedTime": "x", "holders": ledgers.render(ledger)}}
+        self.ledger = ledgers.parse(stored)
+        assert self.ledger.usage == ledger.usage
+        assert self.ledger.reserved == ledger.reserved
+
+    def create_job(self, name: str, uid: str, spec: dict[str, Any]) -> bool:
+        if name in self.jobs:
+            return False
+        metadata = {"name": name, "uid": uid, "namespace": NAMESPACE, "generation": 1}
+        metadata["resourceVersion"] = self.bump()
+        metadata["creationTimestamp"] = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.jobs[name] = {"metadata": metadata, "spec": {"jobType": "render", **spec}, "status": {}}
+        return True
+
+    def write_status(self, name: str, seen: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+        job = self.jobs.get(name)
+        if job is None or job["metadata"]["resourceVersion"] != seen["metadata"]["resourceVersion"]:
+            raise ConflictError
+        metadata = {**job["metadata"], "resourceVersion": self.bump()}
+        self.jobs[name] = {**job, "metadata": metadata, "status": status}
+        return self.jobs[name]
+
+    def edit_job(self, name: str, **spec: Any) -> None:
+        job = self.jobs[name]
+        metadata = {**job["metadata"], "resourceVersion": self.bump()}
+        metadata["generation"] += 1
+        self.jobs[name] = {**job, "metadata": metadata, "spec": {**job["spec"], **spec}}
+
+    def create_batch(self, body: dict[str, Any]) -> dict[str, Any]:
+        name = body["metadata"]["name"]
+        if name not in self.batches:
+            uid = body["metadata"]["labels"][names.JOB_UID_LABEL]
+            self.created_batches[uid] = self.created_batches.get(uid, 0) + 1
+            metadata = {**body["metadata"], "uid": "b" + self.new_uid(), "resourceVersion": self.bump()}
+            self.batches[name] = {"metadata": metadata, "spec": dict(body["spec"]), "status": {}}
+        return self.batches[name]
+
+    def patch_batch(self, name: str, version: str | None = None, **changes: Any) -> dict[str, Any]:
+        batch = self.batches.get(name)
+        if batch is None or version not in {None, batch["metadata"]["resourceVersion"]}:
+            raise ConflictError
+        metadata = {**batch["metadata"], "resourceVersion": self.bump(), **changes.pop("metadata", {})}
+        changed = {part: {**batch[part], **changes.get(part, {})} for part in ("spec", "status")}
+        self.batches[name] = {"metadata": metadata, **changed}
+        return self.batches[name]
+
+    def running_batches(self) -> list[str]:
+        return [name for name, batch in self.batches.items() if batchjobs.is_running(batch)]
+
+
+def change_ledger(world: World, decide: Any) -> Generator[None, None, Any]:
+    """Read, pause, compare-and-swap, until it holds."""
+    while True:
+        version, ledger = world.read_ledger()
+        yield
+        after, answer = decide(ledger)
+        if after is ledger:
+            return after, answer
+        try:
+            world.write_ledger(version, after)
+        except ConflictError:
+            continue
+        return after, answer
+
+
+def submit(world: World, name: str, spec: dict[str, Any], rejected: bool) -> Op:
+    """T1 inside kube-apiserver: our webhook, then foreign ones, then storage, within 34 s."""
+    started, uid = world.now, world.new_uid()
+    if name in world.jobs:
+        return
+    yield
+    _, outcome = yield from change_ledger(
+        world, lambda ledger: ledgers.reserve(ledger, uid, name, LIMITS, world.now)
+    )
+    yield
+    if outcome is ledgers.Outcome.OVER_LIMIT or rejected or world.now - started > MUTATING_TIMEOUT:
+        return
+    world.create_job(name, uid, spec)
+
+
+def bypass(world: World, name: str, spec: dict[str, Any]) -> Op:
+    """A create without the webhook."""
+    yield
+    world.create_job(name, world.new_uid(), spec)
+
+
+def reconcile(world: World, name: str) -> Op:
+    """An operator's look at one Job; any number of them may be under way for the same Job."""
+    job = world.jobs.get(name)
+    yield
+    yield from clear(world, name, job)
+    if job is None:
+        return
+    _, ledger = world.read_ledger()
+    yield
+    uid = job["metadata"]["uid"]
+    batch = world.batches.get(names.batch_job_name(name, uid))
+    observed = jobs.Observed(job, "acme", TYPE, ledger.holders.get(uid), batch)
+    try:
+        for _ in range(8):
+            plan = jobs.plan(observed, world.now)
+            if plan.status is not None and plan.status != observed.job.get("status"):
+                yield
+                observed = replace(observed, job=world.write_status(name, observed.job, plan.status))
+            for action in plan.actions:
+                yield
+                observed = yield from act(world, observed, action)
+            if not plan.again:
+                return
+    except ConflictError:
+        return
+
+
+def act(world: World, observed: jobs.Observed, action: jobs.Action) -> Generator[None, None, jobs.Observed]:
+    match action:
+        case jobs.Claim(job):
+
+            def decide(ledger: ledgers.Ledger) -> Any:
+                ledger, outcome = ledgers.claim(ledger, job, LIMITS, world.now)
+                return ledgers.admit(ledger, LIMITS)[0], outcome
+
+            ledger, outcome = yield from change_ledger(world, decide)
+            over = "full" if outcome is ledgers.Outcome.OVER_LIMIT else ""
+            return replace(observed, holder=ledger.holders.get(job.uid), over_quota=over)
+        case jobs.Park():
+            require(observed.uid not in world.pods)
+            yield
+            yield from change_ledger(world, lambda ledger: ledgers.park(ledger, observed.uid))
+        case jobs.Release(wait_for_pods):
+            require(not wait_for_pods or observed.uid not in world.pods)
+            yield
+            yield from change_ledger(world, lambda ledger: give_back(ledger, observed.uid))
+        case jobs.CreateBatch(body):
+            return replace(observed, batch=world.create_batch(body))
+        case jobs.Unsuspend(name, version):
+            _, ledger = world.read_ledger()
+            yield
+            holder = ledger.holders.get(observed.uid)
+            require(holder is not None and holder.state is ledgers.State.ADMITTED)
+            return replace(observed, batch=world.patch_batch(name, version, spec={"suspend": False}))
+        case jobs.DeleteBatch(name, uid):
+            if name in world.batches and world.batches[name]["metadata"]["uid"] == uid:
+                world.patch_batch(name, metadata={"deletionTimestamp": "now"})
+        case jobs.SetTtl():
+            pass
+    return observed
+
+
+def give_back(ledger: ledgers.Ledger, uid: str) -> Any:
+    ledger, outcome = ledgers.release(ledger, uid)
+    return ledgers.admit(ledger, LIMITS)[0], outcome
+
+
+def clear(world: World, name: str, job: dict[str, Any] | None) -> Generator[None, None, None]:
+    """What handlers/holders.clear does: release what deleted Jobs of this name hold."""
+    kept = job["metadata"]["uid"] if job else None
+    for holder in ledgers.named(world.ledger, name):
+        is_new = world.now - holder.since <= ledgers.RESERVED_GRACE
+        if holder.uid == kept or (holder.state is ledgers.State.RESERVED and is_new):
+            continue
+        left = [b for b in world.batches.values() if batchjobs.job_uid(b) == holder.uid]
+        for batch in left:
+            if not batchjobs.is_finished(batch):
+                world.patch_batch(batch["metadata"]["name"], metadata={"deletionTimestamp": "now"})
+        yield
+        if all(map(batchjobs.is_finished, left)) and holder.uid not in world.pods:
+            yield
+            yield from change_ledger(world, lambda ledger, uid=holder.uid: give_back(ledger, uid))
+
+
+def admit(world: World) -> Op:
+    """T3 by the ledger's own key."""
+    yield from change_ledger(world, lambda ledger: ledgers.admit(ledger, LIMITS))
+
+
+def repair(world: World) -> Op:
+    """T5: ledger, then Jobs, then the write at the version that was read."""
+    version, ledger = world.read_ledger()
+    yield
+    live_jobs = list(world.jobs.values())
+    yield
+    left = {batchjobs.job_uid(b): b for b in world.batches.values() if not batchjobs.is_finished(b)}
+    yield
+    pods = set(world.pods)
+    yield
+    live = [jobs.live_job(job, TYPE, left.get(job["metadata"]["uid"])) for job in live_jobs]
+    unfinished = frozenset(uid for uid in (*left, *pods) if uid)
+    after, _ = ledgers.repair(ledger, live, unfinished, LIMITS, world.now)
+    if after.holders != ledger.holders:
+        try:
+            world.write_ledger(version, after)
+        except ConflictError:
+            return
+
+
+def require(condition: bool) -> None:
+    if not condition:
+        raise ConflictError
+
+
+def drain(op: Op) -> None:
+    """Run an operation to its end without a pause."""
+    for _ in op:
+        pass
+
+
+def violations(world: World) -> Iterator[str]:
+    """Yield what breaks I1 or I2 right now."""
+    usage = world.ledger.usage
+    if usage.admitted > 2:
+        yield f"I1: admitted {usage}"
+    if usage.held > 4:
+        yield f"I1: held {usage}"
+    if len(world.running_batches()) > 2:
+        yield f"I2: {world.running_batches()}"
+    if len(world.pods) > 2:
+        yield f"I2: pods {world.pods}"

@@ -1,0 +1,192 @@
+"""The ledger protocol under random interleavings, crashes, foreign rejections, forced deletes, re-submits."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from manifestry.core import batchjobs, jobs, ledgers, names
+from tests.unit.core import protocolmodel as model
+
+pytestmark = pytest.mark.unit
+NAMES = st.sampled_from(["a", "b", "c", "d", "e", "f"])
+WISHES = st.sampled_from(["Active", "Suspended", "Cancelled"])
+
+
+class LedgerProtocol(RuleBasedStateMachine):
+    """Operations are generators: each `step` runs one up to its next API call, so any two may interleave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = model.World()
+        self.ops: list[model.Op] = []
+
+    def pick(self, index: int) -> int:
+        return index % len(self.ops)
+
+    @rule(name=NAMES, priority=st.integers(-5, 5), rejected=st.booleans())
+    def submit(self, name: str, priority: int, rejected: bool) -> None:
+        self.ops.append(model.submit(self.world, name, {"priority": priority}, rejected))
+
+    @rule(name=NAMES)
+    def submit_past_the_webhook(self, name: str) -> None:
+        self.ops.append(model.bypass(self.world, name, {}))
+
+    @rule(name=NAMES)
+    def look_at(self, name: str) -> None:
+        self.ops.append(model.reconcile(self.world, name))
+
+    @rule(name=NAMES)
+    def reconcile_at_once(self, name: str) -> None:
+        model.drain(model.reconcile(self.world, name))
+
+    @rule(name=NAMES, priority=st.integers(-5, 5))
+    def submit_at_once(self, name: str, priority: int) -> None:
+        model.drain(model.submit(self.world, name, {"priority": priority}, rejected=False))
+
+    @rule()
+    def admit(self) -> None:
+        self.ops.append(model.admit(self.world))
+
+    @rule()
+    def repair(self) -> None:
+        self.ops.append(model.repair(self.world))
+
+    @precondition(lambda self: self.ops)
+    @rule(index=st.integers(0, 50), times=st.integers(1, 6))
+    def step(self, index: int, times: int) -> None:
+        op = self.ops[self.pick(index)]
+        for _ in range(times):
+            try:
+                next(op)
+            except StopIteration:
+                self.ops.remove(op)
+                return
+
+    @precondition(lambda self: self.ops)
+    @rule(index=st.integers(0, 50))
+    def crash(self, index: int) -> None:
+        self.ops.pop(self.pick(index))
+
+    @rule(seconds=st.sampled_from([1, 30, 90, 130]))
+    def time_passes(self, seconds: int) -> None:
+        self.world.now += timedelta(seconds=seconds)
+
+    @rule()
+    def pods_start(self) -> None:
+        for name in self.world.running_batches():
+            batch = self.world.batches[name]
+            if not batchjobs.is_deleting(batch):
+                self.world.pods.add(str(batchjobs.job_uid(batch)))
+                started = self.world.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+                self.world.patch_batch(name, status={"active": 1, "startTime": started})
+
+    @rule(index=st.integers(0, 5), kind=st.sampled_from(["Complete", "Failed"]))
+    def one_finishes(self, index: int, kind: str) -> None:
+        running = self.world.running_batches()
+        if running:
+            name = running[index % len(running)]
+            self.world.pods.discard(str(batchjobs.job_uid(self.world.batches[name])))
+            self.world.patch_batch(
+                name, status={"conditions": [{"type": kind, "status": "True"}], "active": 0}
+            )
+
+    @rule()
+    def kubelet_and_garbage_collector(self) -> None:
+        """Foreground deletions end pods first; an absent owner's batch Job goes at once, its pods later."""
+        living = {job["metadata"]["uid"] for job in self.world.jobs.values()}
+        for name, batch in list(self.world.batches.items()):
+            uid = str(batchjobs.job_uid(batch))
+            if batchjobs.is_deleting(batch):
+                self.world.pods.discard(uid)
+                del self.world.batches[name]
+            elif uid not in living:
+                del self.world.batches[name]
+        owners = {str(batchjobs.job_uid(batch)) for batch in self.world.batches.values()}
+        gone = self.world.pods - owners
+        if gone:
+            self.world.pods.discard(min(gone))
+
+    @rule(name=NAMES)
+    def user_deletes(self, name: str) -> None:
+        self.world.jobs.pop(name, None)
+
+    @rule(name=NAMES, wish=WISHES)
+    def user_wishes(self, name: str, wish: str) -> None:
+        job = self.world.jobs.get(name)
+        if job is not None and job["spec"].get("desiredState") != "Cancelled":
+            self.world.edit_job(name, desiredState=wish)
+
+    @rule(index=st.integers(0, 5))
+    def somebody_deletes_a_batch_job(self, index: int) -> None:
+        if self.world.batches:
+            name = sorted(self.world.batches)[index % len(self.world.batches)]
+            del self.world.batches[name]
+
+    @invariant()
+    def limits_hold(self) -> None:
+        assert not list(model.violations(self.world))
+
+    def teardown(self) -> None:
+        """Let everything come to rest: then I3 and I4 must hold, too."""
+        for op in self.ops:
+            model.drain(op)
+            self.limits_hold()
+        for _ in range(4):
+            self.world.now += timedelta(seconds=130)
+            model.drain(model.repair(self.world))
+            for name in ("a", "b", "c", "d", "e", "f"):
+                model.drain(model.reconcile(self.world, name))
+                self.limits_hold()
+            self.kubelet_and_garbage_collector()
+            self.world.pods &= {str(batchjobs.job_uid(b)) for b in self.world.batches.values()}
+        model.drain(model.repair(self.world))
+        self.everything_is_accounted_for()
+
+    def everything_is_accounted_for(self) -> None:
+        living = {job["metadata"]["uid"]: job for job in self.world.jobs.values()}
+        for uid, job in living.items():
+            assert jobs.is_terminal(job) != (uid in self.world.ledger.holders), "I3"
+        assert self.world.ledger.holders.keys() <= living.keys(), "I4"
+        for batch in self.world.batches.values():
+            job = living.get(str(batchjobs.job_uid(batch)))
+            assert job is not None
+            assert batchjobs.is_finished(batch) or not jobs.is_terminal(job)
+            assert batch["metadata"]["name"] == names.batch_job_name(
+                job["metadata"]["name"], job["metadata"]["uid"]
+            )
+
+
+LedgerProtocol.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestLedgerProtocol = LedgerProtocol.TestCase
+
+
+def test_a_hundred_creates_of_one_name_are_one_charge() -> None:
+    world = model.World()
+    ops: list[Any] = [model.submit(world, "same", {}, rejected=False) for _ in range(100)]
+    while ops:
+        for op in list(ops):
+            if next(op, "end") == "end":
+                ops.remove(op)
+    assert world.ledger.usage.held == 1
+    model.drain(model.reconcile(world, "same"))
+    assert world.ledger.usage.held == 1
+    assert world.ledger.usage.admitted == 1
+
+
+def test_a_charge_whose_create_was_rejected_elsewhere_expires() -> None:
+    world = model.World()
+    model.drain(model.submit(world, "x", {}, rejected=True))
+    model.drain(model.repair(world))
+    assert world.ledger.usage.reserved == 1
+    world.now += ledgers.RESERVED_GRACE + timedelta(seconds=1)
+    model.drain(model.repair(world))
+    assert world.ledger.usage.held == 0
