@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import aiohttp
 import jwt
 
-from manifestry.adapters import cluster
+from manifestry.adapters import apierrors, cluster
 
 REFRESH_MIN_SECONDS = 5.0  # an unknown `kid` costs the issuer at most one request in this time
 REFRESH_MAX_SECONDS = 300.0  # a key that the issuer has withdrawn is forgotten after this time
 RETRY_SECONDS = 1.0  # callers that waited for a failed first fetch fail with it, not one after the other
 KEYS_MAX_COUNT = 64
+DOCUMENT_MAX_BYTES = 1 << 20
 ALGORITHMS: tuple[str, ...] = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 )  # fmt: skip
@@ -56,8 +58,20 @@ class KubernetesKeys:
 
     async def fetch(self) -> Keys:
         """Read the discovery document and the JWKS from the API server itself, whatever `jwks_uri` says."""
-        discovery = json.loads(await self._client.get_raw(DISCOVERY_PATH))
-        return Keys(str(discovery["issuer"]), parse_jwks(await self._client.get_raw(JWKS_PATH)))
+        discovery = json.loads(await self._read(DISCOVERY_PATH))
+        return Keys(str(discovery["issuer"]), parse_jwks(await self._read(JWKS_PATH)))
+
+    async def _read(self, path: str) -> bytes:
+        """Read one document; asked for plain JSON, as `get_raw` does, the API server answers 406 for keys."""
+        url = self._client.base_url + path
+        try:
+            async with self._client.session.get(url, headers={"Accept": "*/*"}) as answer:
+                body = await answer.content.read(DOCUMENT_MAX_BYTES)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise apierrors.unavailable(f"{path}: {type(error).__name__}") from error
+        if answer.status != 200:
+            raise apierrors.parse_error(answer.status, body)
+        return body
 
 
 def parse_jwks(document: bytes | str) -> Mapping[str, jwt.PyJWK]:

@@ -144,6 +144,7 @@ def _event(scope: Scope, message: Message, clock: deps.Clock) -> audit.Event:
         detail=context.detail,
         received=context.received,
         decided=clock(),
+        decision="allow" if context.caller else "forbid" if message["status"] in {401, 403} else "",
         annotations={
             **{name.lower().removeprefix("x-"): text for name, text in context.claimed.items()},
             "action": context.action or "",

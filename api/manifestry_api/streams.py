@@ -47,6 +47,7 @@ class StreamedResponse(Response):
         self._chunks = chunks
         self._close = close
         self._abort = abort or asyncio.Event()
+        self._is_finished = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Serve the answer.
@@ -69,15 +70,21 @@ class StreamedResponse(Response):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await close(self._chunks)
-            await self._close()
+            await self._finish()
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for chunk in self._chunks:
             if chunk:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._finish()  # before the end: whoever has seen it finds our places free
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _finish(self) -> None:
+        if not self._is_finished:
+            self._is_finished = True
+            await close(self._chunks)
+            await self._close()
 
 
 async def _left(receive: Receive) -> None:

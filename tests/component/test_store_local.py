@@ -123,6 +123,15 @@ async def test_a_hung_disk_is_unavailable_within_the_timeout(
     await local.canary()
 
 
+async def test_short_writes_are_completed(
+    local: store_local.LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+    blob = await local.put(TENANT, b"ten bytes.")
+    assert await local.read(TENANT, blob.digest, limit_bytes=10) == b"ten bytes."
+
+
 async def test_a_store_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     used = store_local.LocalStore(tmp_path / "file" / "root", timeout_seconds=5)

@@ -6,7 +6,9 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
+import obstore
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
@@ -29,6 +31,11 @@ def open_s3(settings: dict[str, str], **changes: str) -> store.Store:
 
 async def one(data: bytes) -> AsyncIterator[bytes]:
     yield data
+
+
+async def endless() -> AsyncIterator[bytes]:
+    while True:
+        yield bytes(1 << 20)
 
 
 async def everything_fails(used: store.Store, staged: store.Staged) -> None:
@@ -64,6 +71,27 @@ async def test_a_store_that_is_gone_is_unavailable_and_returns(make_s3: MakeS3, 
     assert await used.read(TENANT, digests.of(b"kept"), limit_bytes=9) == b"kept"
     blob = await used.publish(TENANT, staged)
     assert await used.read(TENANT, blob.digest, limit_bytes=9) == b"staged"
+
+
+async def test_a_failed_stage_aborts_its_multipart_upload(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers: list[Any] = []
+    open_writer = obstore.open_writer_async
+
+    def recording(*args: Any, **options: Any) -> Any:
+        writers.append(open_writer(*args, **options))
+        return writers[-1]
+
+    monkeypatch.setattr(obstore, "open_writer_async", recording)
+    used = open_s3(s3.settings())
+    with pytest.raises(store.TooLargeError):
+        await used.stage(one(bytes(12 << 20)), limit_bytes=11 << 20)
+    upload = asyncio.create_task(used.stage(endless(), limit_bytes=1 << 40))
+    await asyncio.sleep(0.3)
+    upload.cancel()
+    await asyncio.gather(upload, return_exceptions=True)
+    assert [await writer.closed() for writer in writers] == [True, True]
 
 
 async def test_a_store_that_hangs_in_the_middle_ends_a_stream_with_an_error(make_s3: MakeS3) -> None:

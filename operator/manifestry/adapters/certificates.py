@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -103,7 +104,7 @@ def _is_signed_by(serving: Pair, authority: Pair) -> bool:
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     try:
         x509.load_pem_x509_certificate(serving.certificate).verify_directly_issued_by(issuer)
-    except Exception:  # noqa: BLE001 - InvalidSignature, ValueError, TypeError: all mean no
+    except (InvalidSignature, ValueError, TypeError):
         return False
     return True
 

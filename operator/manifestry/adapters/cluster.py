@@ -133,9 +133,11 @@ class KubeClient:
         """Return the API server's URL without a trailing slash."""
         return self._transport.server
 
-    def new_session(self, pool_size: int = 32) -> aiohttp.ClientSession:
+    def new_session(
+        self, pool_size: int = 32, trace_configs: Sequence[aiohttp.TraceConfig] = ()
+    ) -> aiohttp.ClientSession:
         """Return another session with the same credentials, for a library that will close it (kopf)."""
-        return self._transport.new_session(pool_size)
+        return self._transport.new_session(pool_size, trace_configs)
 
     async def get(self, resource: names.Resource, name: str, namespace: str | None = None) -> Object:
         """Read one object.

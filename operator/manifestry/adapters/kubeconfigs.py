@@ -8,11 +8,11 @@ from typing import Any
 import aiohttp
 import yaml
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
-from kubernetes.aio.config import kube_config
 from kubernetes.aio.config.config_exception import ConfigException
-from kubernetes.aio.config.incluster_config import load_incluster_config
 
+_config: Any = config  # the package is marked as typed, but these functions are not
 REFRESH_SECONDS = 60.0  # the kubelet rotates a projected token at 80 % of its life; a minute is early enough
 
 
@@ -42,11 +42,11 @@ class Credentials:
         configuration = Configuration()
         try:
             if kubeconfig:
-                loader = await kube_config.load_kube_config(
+                loader = await _config.load_kube_config(
                     config_file=kubeconfig, client_configuration=configuration, persist_config=False
                 )
             else:
-                loader = load_incluster_config(client_configuration=configuration)
+                loader = _config.load_incluster_config(client_configuration=configuration)
         except (ConfigException, OSError, ValueError, yaml.YAMLError) as error:
             where = kubeconfig or "the pod's service account"
             raise CredentialsError(f"no Kubernetes credentials in {where}: {error}") from error
@@ -81,7 +81,8 @@ class Credentials:
         keys = self._configuration.api_key
         if keys and time.monotonic() - self._refreshed >= REFRESH_SECONDS:
             await self._refresh()
-        return keys.get("BearerToken")
+        header: str | None = keys.get("BearerToken")
+        return header
 
     async def _refresh(self) -> None:
         async with self._lock:

@@ -116,6 +116,7 @@ class Ledgers:
         self._metrics = metrics
         self._known: dict[Key, Snapshot] = {}
         self._lanes: dict[Key, _Lane] = {}
+        self.primed = False  # the limits were read since this process began; until then nobody is admitted
         self.repaired_at: float | None = None  # monotonic; readiness fails when it is long ago
 
     async def transact(self, namespace: str, job_type: str, decide: Decide[T]) -> T:
@@ -253,6 +254,7 @@ class Ledgers:
 
     def repaired(self) -> None:
         """Note that every ledger has just been repaired."""
+        self.primed = False  # the limits were read since this process began; until then nobody is admitted
         self.repaired_at = time.monotonic()
 
     async def close(self) -> None:

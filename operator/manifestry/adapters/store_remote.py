@@ -186,7 +186,7 @@ class RemoteStore:
         return True
 
     async def _copy(self, source: str, key: str, size_bytes: int, *, overwrite: bool) -> None:
-        if size_bytes == 0:  # a part of nothing cannot be copied
+        if size_bytes == 0:  # there is nothing to copy
             await self._create(key, b"")
             return
         seconds = self._timeout_seconds + size_bytes / COPY_BYTES_PER_SECOND

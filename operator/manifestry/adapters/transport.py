@@ -81,7 +81,9 @@ class Transport:
         """Return the API server's base URL."""
         return self._credentials.server
 
-    def new_session(self, pool_size: int) -> aiohttp.ClientSession:
+    def new_session(
+        self, pool_size: int, trace_configs: Sequence[aiohttp.TraceConfig] = ()
+    ) -> aiohttp.ClientSession:
         """Return a session of its own with our credentials; whoever asks for it closes it."""
         connector = aiohttp.TCPConnector(
             limit=pool_size, ssl=self._context, socket_factory=_keepalive_socket, keepalive_timeout=60
@@ -91,7 +93,7 @@ class Transport:
             headers={"User-Agent": self._user_agent, "Accept": "application/json"},
             skip_auto_headers=("Accept-Encoding",),  # gzip costs more CPU than a cluster network costs time
             middlewares=(self._credentials.authorize,),
-            trace_configs=list(self._trace_configs),
+            trace_configs=[*self._trace_configs, *trace_configs],
             proxy=self._credentials.proxy,
             timeout=aiohttp.ClientTimeout(total=self._timeout_seconds, connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),

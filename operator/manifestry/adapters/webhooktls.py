@@ -13,6 +13,8 @@ from manifestry.core import names
 
 _logger = logging.getLogger(__name__)
 
+PROPAGATION_SECONDS = 5.0  # until every API server has seen a new caBundle
+
 
 class WebhookCertificates:
     """Makes and rotates the webhook's certificate; run by the leader only, but two at once do no harm.
@@ -35,30 +37,35 @@ class WebhookCertificates:
     async def ensure(self) -> None:
         """Bring the Secret and every `caBundle` up to date; without effect when they are.
 
-        The Secret comes first: a CA that nobody trusts yet harms less than one that nobody serves with. The
-        old CA stays in the bundle, so there is no moment in which calls fail.
+        A new CA is published before anybody serves with it, and the old one stays in the bundle until it
+        expires, so there is no moment in which calls fail. After a crash in between the next run repeats.
         """
-        bundle = await self._ensure_secret()
-        await self._ensure_configuration(bundle.trusted)
-
-    async def _ensure_secret(self) -> certificates.Bundle:
         secret = await self._find(names.SECRETS, self._settings.webhook_secret, self._namespace)
         current = _parse(secret) if secret else None
         wanted = self._renew(current)
+        published = await self._publish(wanted.trusted)
         if wanted == current:
-            return wanted
-        written = _render(self._settings.webhook_secret, self._namespace, wanted)
+            return
+        if published and secret is not None:
+            await self._clock.sleep(PROPAGATION_SECONDS)
+        await self._write(wanted, secret)
+
+    async def resync(self, _: object) -> None:
+        """Do `ensure`, in the shape of a resync."""
+        await self.ensure()
+
+    async def _write(self, wanted: certificates.Bundle, secret: dict[str, Any] | None) -> None:
+        body = _render(self._settings.webhook_secret, self._namespace, wanted)
         if secret is None:
-            await self._client.create(names.SECRETS, written)
+            await self._client.create(names.SECRETS, body)
         else:
             version = {"resourceVersion": secret["metadata"]["resourceVersion"]}
-            patch = {"metadata": version, "data": written["data"]}
+            patch = {"metadata": version, "data": body["data"]}
             await self._client.merge_patch(
                 names.SECRETS, self._settings.webhook_secret, patch, self._namespace
             )
         expires = certificates.expiry(wanted.serving.certificate).isoformat()
         _logger.info("webhook certificate renewed", extra={"expires": expires})
-        return wanted
 
     def _renew(self, current: certificates.Bundle | None) -> certificates.Bundle:
         service = f"{self._settings.webhook_service}.{self._namespace}.svc"
@@ -71,22 +78,24 @@ class WebhookCertificates:
                 _logger.warning("webhook certificate unusable", extra={"error": str(error)})
         return certificates.issue(hosts, self._clock.now(), lifetime)
 
-    async def _ensure_configuration(self, trusted: bytes) -> None:
+    async def _publish(self, trusted: bytes) -> bool:
+        """Write the CA into the configuration; tell whether that changed anything."""
         name = self._settings.webhook_configuration
         found = await self._find(names.VALIDATING_WEBHOOKS, name)
         if found is None:
             _logger.warning("webhook configuration missing", extra={"object": name})
-            return
+            return False
         bundle = base64.b64encode(trusted).decode()
         hooks = [_with_bundle(hook, bundle) for hook in found.get("webhooks") or ()]
         if hooks == (found.get("webhooks") or []):
-            return
+            return False
         patch = {
             "metadata": {"resourceVersion": found["metadata"]["resourceVersion"]},
             "webhooks": hooks,
         }
         await self._client.merge_patch(names.VALIDATING_WEBHOOKS, name, patch)
         _logger.info("webhook authority published", extra={"object": name})
+        return True
 
     async def _find(
         self, resource: names.Resource, name: str, namespace: str | None = None

@@ -42,7 +42,8 @@ class Event:
         status: the answer's HTTP status.
         code: the problem's code; empty on success.
         detail: the problem's sentence; empty on success.
-        annotations: claimed headers and decision, by their short names.
+        decision: of the access table; empty when the request did not get that far.
+        annotations: claimed headers and the action, by their short names.
     """
 
     audit_id: str
@@ -59,6 +60,7 @@ class Event:
     detail: str
     received: datetime
     decided: datetime
+    decision: Literal["allow", "forbid", ""] = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -125,8 +127,7 @@ def _status(event: Event) -> dict[str, Any]:
 
 
 def _annotations(event: Event) -> dict[str, str]:
-    refused = event.status in {401, 403}
-    decision = {"authorization.k8s.io/decision": "forbid" if refused else "allow"}
+    decision = {"authorization.k8s.io/decision": event.decision} if event.decision else {}
     own = {f"{names.GROUP}/{key}": _bounded(text) for key, text in event.annotations.items() if text}
     return {**decision, **own}
 

@@ -63,7 +63,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Park:
-    """Give up the slot of a suspended Job."""
+    """Give up the slot or place of a suspended Job, if it is still this one."""
+
+    holder: ledgers.Holder
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Release:
     """T4: leave the ledger.
 
     Args:
-        wait_for_pods: look for unfinished pods first: the batch Job did not end in the regular way.
+        wait_for_pods: look first, and after the end is written down, for an unfinished batch Job or pod:
+            the Job did not end by its batch Job's end.
     """
 
     wait_for_pods: bool
@@ -86,7 +89,7 @@ class CreateBatch:
 
 @dataclass(frozen=True)
 class Unsuspend:
-    """Let the batch Job run, if it has not changed and the ledger, read again, still says Admitted."""
+    """Let the batch Job run, if Job and batch Job have not changed and the ledger still says Admitted."""
 
     name: str
     resource_version: str

@@ -166,7 +166,21 @@ def _suspended(observed: Observed, now: datetime) -> Plan | None:
         return _claim(observed)
     parked = observed.holder.state is ledgers.State.RESERVED
     status = jobstatuses.suspended(observed.job, observed.tenant, observed.holder, now)
-    return Plan(status, () if parked else (Park(),))
+    return Plan(status, () if parked else (Park(observed.holder),))
+
+
+def _resumed(observed: Observed, now: datetime) -> Plan | None:
+    """Begin anew after a suspension.
+
+    A paused operator may still be about to park: it has said Suspended in the status before. So the entry is
+    parked first, which its late attempt then does not recognise, and the status is changed before the claim.
+    """
+    holder = observed.holder
+    if not jobstatuses.is_suspended(observed.job) or holder is None:
+        return None
+    if holder.state is not ledgers.State.RESERVED:
+        return Plan(actions=(Park(holder),), again=True)
+    return replace(_claim(observed), status=jobstatuses.queued(observed.job, observed.tenant, holder, now))
 
 
 def _unclaimed(observed: Observed, now: datetime) -> Plan | None:  # noqa: ARG001 - a Step
@@ -234,6 +248,7 @@ STEPS: tuple[Step, ...] = (
     _cancelled,
     _invalid,  # only before the start: a running Job does not care about its JobType any more
     _suspended,
+    _resumed,
     _unclaimed,
     _queued,
     _vanished,

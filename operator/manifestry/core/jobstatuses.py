@@ -27,6 +27,11 @@ def is_running(job: Body) -> bool:
     return (_summary(job) or {}).get("reason") == "Running"
 
 
+def is_suspended(job: Body) -> bool:
+    """Tell whether a Job was last seen as suspended, or as being suspended."""
+    return (_summary(job) or {}).get("reason") == "Suspended"
+
+
 def rest_status(job: Body) -> RestStatus:
     """Return the one lower-case word for a Job's state that REST clients see.
 

@@ -184,12 +184,15 @@ def claim(ledger: Ledger, job: LiveJob, limits: Limits, now: datetime) -> tuple[
     return _with(ledger, remove=(held.uid,), put=(entry,)), Outcome.CHANGED
 
 
-def park(ledger: Ledger, uid: str) -> tuple[Ledger, Outcome]:
-    """Give up a suspended Job's slot or place in the queue but keep its charge."""
-    held = ledger.holders.get(uid)
-    if held is None or held.state is State.RESERVED:
+def park(ledger: Ledger, holder: Holder, now: datetime) -> tuple[Ledger, Outcome]:
+    """Give up a suspended Job's slot or place in the queue but keep its charge.
+
+    Only the entry that was seen is parked, and it gets a new age: after a resume a late park, of an operator
+    that had paused, finds another entry and must not take the new slot away.
+    """
+    if holder.state is State.RESERVED or ledger.holders.get(holder.uid) != holder:
         return ledger, Outcome.KEPT
-    return _with(ledger, put=(replace(held, state=State.RESERVED),)), Outcome.CHANGED
+    return _with(ledger, put=(replace(holder, state=State.RESERVED, since=now),)), Outcome.CHANGED
 
 
 def admit(ledger: Ledger, limits: Limits) -> tuple[Ledger, tuple[Holder, ...]]:

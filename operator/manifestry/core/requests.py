@@ -13,7 +13,7 @@ from manifestry.core import parameters as job_parameters
 
 INLINE_MAX_BYTES = 64 << 10
 SOURCES = ("inline", "upload", "object", "url", "configMapRef", "secretRef", "files")
-SERVED_SOURCES = ("inline", "upload", "object", "configMapRef")
+SERVED_SOURCES = ("inline", "upload", "object")
 PARAMETER_MAX_LENGTH = 4096
 GENERATED_SUFFIX_LENGTH = 5  # what the API server adds to generateName
 ARTIFACT_PREFIX = "artifact-"

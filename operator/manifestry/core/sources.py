@@ -4,14 +4,17 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any, Final, Literal, assert_never
 
-from manifestry.core import digests
+from manifestry.core import digests, names
 
 RETRY_SECONDS: Final = (
     15.0  # a reference that is not there yet: soon enough for a person, cheap enough for us
 )
 
+# Who may write an Artifact may read its bytes, but perhaps not Secrets: so a Secret's owner must offer it.
+OFFER_LABEL: Final = f"{names.GROUP}/artifact-source"
 Reason = Literal[
     "AwaitingUpload",
     "Stored",
@@ -67,6 +70,15 @@ class Reference:
 
 
 Source = Inline | Upload | Object | Url | Reference
+
+
+class Absent(Enum):
+    """Why a reference has no bytes for us; the value is what the message says."""
+
+    NO_OBJECT = "does not exist"
+    NO_KEY = "does not have the key"
+    NOT_OFFERED = f"must carry the label `{OFFER_LABEL}: 'true'`"
+    FORBIDDEN = "may not be read by the operator"
 
 
 @dataclass(frozen=True)
@@ -125,12 +137,12 @@ class Evidence:
 
     Args:
         blobs: size in bytes of each digest that was looked for in the tenant's store, None when absent.
-        contents: bytes of each reference that was looked for, None when object or key are absent.
+        contents: bytes of each reference that was looked for, or why there are none.
         created: when the Artifact was created, from which an upload's time runs.
     """
 
     blobs: Mapping[str, int | None] = field(default_factory=dict)
-    contents: Mapping[Reference, bytes | None] = field(default_factory=dict, repr=False)
+    contents: Mapping[Reference, bytes | Absent] = field(default_factory=dict, repr=False)
     created: datetime | None = None
 
 
@@ -151,13 +163,27 @@ def wanted_digest(source: Source) -> str | None:
     return source.digest if isinstance(source, Upload | Object) else None
 
 
-def content(reference: Reference, body: Mapping[str, Any]) -> bytes | None:
-    """Return the bytes under the reference's key in a ConfigMap or Secret, None when there is no such key."""
+def content(reference: Reference, body: Mapping[str, Any] | None) -> bytes | Absent:
+    """Return the bytes under the reference's key.
+
+    Args:
+        reference: whose key.
+        body: the ConfigMap or Secret, None when there is none.
+    """
+    if body is None:
+        return Absent.NO_OBJECT
+    if reference.kind == "Secret":
+        labels = body["metadata"].get("labels") or {}
+        return (
+            _decoded(body, "data", reference.key) if labels.get(OFFER_LABEL) == "true" else Absent.NOT_OFFERED
+        )
     text = (body.get("data") or {}).get(reference.key)
-    if reference.kind == "ConfigMap" and text is not None:
-        return str(text).encode()
-    encoded = (body.get("binaryData") or {}).get(reference.key) if reference.kind == "ConfigMap" else text
-    return None if encoded is None else base64.b64decode(encoded)
+    return _decoded(body, "binaryData", reference.key) if text is None else str(text).encode()
+
+
+def _decoded(body: Mapping[str, Any], field_name: str, key: str) -> bytes | Absent:
+    encoded = (body.get(field_name) or {}).get(key)
+    return Absent.NO_KEY if encoded is None else base64.b64decode(encoded)
 
 
 def locate(payload: Payload, evidence: Evidence, now: datetime) -> Found | Waiting:
@@ -206,9 +232,10 @@ def _stored(payload: Payload, digest: str, evidence: Evidence) -> Found | Waitin
 
 
 def _copied(payload: Payload, reference: Reference, evidence: Evidence) -> Found | Waiting:
-    data = evidence.contents.get(reference)
-    if data is None:
-        message = f"{_of(payload)}{reference.kind} '{reference.name}' has no key '{reference.key}'"
+    data = evidence.contents.get(reference, Absent.NO_OBJECT)
+    if isinstance(data, Absent):
+        where = f" '{reference.key}'" if data is Absent.NO_KEY else ""
+        message = f"{_of(payload)}{reference.kind} '{reference.name}' {data.value}{where}"
         return Waiting("SourceNotFound", message, RETRY_SECONDS)
     return _checked(Found(payload, digests.of(data), len(data), data))
 

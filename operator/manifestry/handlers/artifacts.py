@@ -91,9 +91,12 @@ async def _sizes(ctx: Context, tenant: Tenant, digests: Iterable[str]) -> dict[s
     return {digest: None if blob is None else blob.size_bytes for digest, blob in blobs.items()}
 
 
-async def _content(ctx: Context, namespace: str, reference: Reference) -> bytes | None:
-    body = await _find(ctx, _RESOURCES[reference.kind], namespace, reference.name)
-    return None if body is None else sources.content(reference, body)
+async def _content(ctx: Context, namespace: str, reference: Reference) -> bytes | sources.Absent:
+    try:
+        body = await _find(ctx, _RESOURCES[reference.kind], namespace, reference.name)
+    except cluster.ForbiddenError:
+        return sources.Absent.FORBIDDEN
+    return sources.content(reference, body)
 
 
 async def _subject(ctx: Context, namespace: str, name: str) -> manifests.Descriptor | None:

@@ -62,12 +62,23 @@ class Caches:
         """Forget a deleted object."""
         self._kinds.get(kind, {}).pop(name, None)
 
-    def replace(self, kind: str, items: Iterable[Object]) -> set[str]:
-        """Take a complete LIST; return the names that had vanished without an event."""
+    def replace(self, kind: str, items: Iterable[Object], version: str = "") -> set[str]:
+        """Take a complete LIST; return the names of what it has changed, those that had vanished included.
+
+        Args:
+            kind: one of the cached kinds.
+            items: all objects.
+            version: the LIST's resourceVersion; what an event has told since is kept.
+        """
+        before = self._kinds[kind]
+        newer = {name: item for name, item in before.items() if version and _number(version) < _version(item)}
         listed = {name: item for item in items if (name := _name(item)) is not None}
-        vanished = self._kinds[kind].keys() - listed.keys()
-        self._kinds[kind] = listed
-        return vanished
+        after = self._kinds[kind] = {**listed, **newer}
+        return {
+            name
+            for name in before.keys() | after.keys()
+            if _version(before.get(name)) != _version(after.get(name))
+        }
 
 
 def _name(item: Object) -> str | None:
@@ -77,5 +88,8 @@ def _name(item: Object) -> str | None:
 
 
 def _version(item: Object | None) -> int:
-    text = item["metadata"].get("resourceVersion") if item else None
-    return int(text) if isinstance(text, str) and text.isdecimal() else 0
+    return _number(item["metadata"].get("resourceVersion")) if item else 0
+
+
+def _number(version: Any) -> int:
+    return int(version) if isinstance(version, str) and version.isdecimal() else 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from manifestry.adapters import cluster, quota_metrics
 from manifestry.adapters.ledgers import NotReadyError
-from manifestry.core import batchjobs, jobs, ledgers, names, quotas
+from manifestry.core import batchjobs, ledgers, names, quotas
 from manifestry.core.jobs import Observed
 from manifestry.handlers.quotas import limits_of, wake
 from manifestry.handlers.registry import Context
@@ -40,11 +40,12 @@ async def claim(ctx: Context, observed: Observed, job: ledgers.LiveJob) -> Obser
     return replace(observed, holder=None, over_quota="quota exceeded: " + sentence)
 
 
-async def park(ctx: Context, observed: Observed) -> Observed:
+async def park(ctx: Context, observed: Observed, holder: ledgers.Holder) -> Observed:
     """Give the slot of a suspended Job away, once its pods are gone; its charge stays."""
-    await _require_no_pods(ctx, observed)
+    await _require_stopped(ctx, observed)
+    now = ctx.clock.now()
     ledger, _ = await _transact(
-        ctx, observed, _limits(ctx, observed), lambda ledger: ledgers.park(ledger, observed.uid)
+        ctx, observed, _limits(ctx, observed), lambda ledger: ledgers.park(ledger, holder, now)
     )
     return replace(observed, holder=ledger.holders.get(observed.uid))
 
@@ -52,7 +53,7 @@ async def park(ctx: Context, observed: Observed) -> Observed:
 async def release(ctx: Context, observed: Observed, wait_for_pods: bool) -> Observed:
     """T4: leave the ledger and give the slot to the next in the same write."""
     if wait_for_pods:
-        await _require_no_pods(ctx, observed)
+        await _require_stopped(ctx, observed)
     await _transact(
         ctx, observed, _limits(ctx, observed), lambda ledger: ledgers.release(ledger, observed.uid)
     )
@@ -126,10 +127,10 @@ async def delete_batch(ctx: Context, namespace: str, name: str, uid: str) -> Non
         return
 
 
-async def _require_no_pods(ctx: Context, observed: Observed) -> None:
-    pods = await pods_of(ctx, namespace_of(observed), observed.uid)
-    if any(batchjobs.is_pod_unfinished(pod) for pod in pods):
-        raise LaterError(jobs.POLL_SECONDS)
+async def _require_stopped(ctx: Context, observed: Observed) -> None:
+    """Make sure that nothing of a Job runs; asked after its end is written down, as nobody starts it then."""
+    if await _stop_leftovers(ctx, namespace_of(observed), observed.uid):
+        raise LaterError(LEFTOVER_SECONDS)
 
 
 async def pods_of(ctx: Context, namespace: str, uid: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from manifestry.adapters.ledgers import ContentionError
 from manifestry.core import conditions, jobs, jobtypes, ledgers, names
 from manifestry.core.jobs import Observed
 from manifestry.handlers import holders
-from manifestry.handlers.quotas import AmbiguousTenantError, find, job_type_of, tenant_of
+from manifestry.handlers.quotas import AmbiguousTenantError, find, job_type_of, load, tenant_of
 from manifestry.handlers.registry import Context
 
 KIND = names.JOBS.kind
@@ -45,6 +45,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
 
 
 async def _reconcile(ctx: Context, namespace: str, name: str) -> float | None:
+    await load(ctx)
     observed = await _gather(ctx, namespace, name)
     leftovers = await holders.clear(ctx, namespace, name, observed)
     if observed is None:
@@ -97,8 +98,8 @@ async def _act(ctx: Context, observed: Observed, action: jobs.Action) -> Observe
     match action:
         case jobs.Claim(job):
             observed = await holders.claim(ctx, observed, job)
-        case jobs.Park():
-            observed = await holders.park(ctx, observed)
+        case jobs.Park(holder):
+            observed = await holders.park(ctx, observed, holder)
         case jobs.Release(wait_for_pods):
             observed = await holders.release(ctx, observed, wait_for_pods)
         case jobs.CreateBatch(body):
@@ -139,13 +140,22 @@ async def _create_batch(ctx: Context, observed: Observed, body: dict[str, Any]) 
 
 
 async def _unsuspend(ctx: Context, observed: Observed, name: str, version: str) -> Observed:
-    """Let the pods start: `version` was read before the ledger is, so a change in between is refused."""
-    ledger = await ctx.ledgers.read(holders.namespace_of(observed), holders.job_type_name(observed))
-    holder = ledger.holders.get(observed.uid)
-    if holder is None or holder.state is not ledgers.State.ADMITTED:
+    """Let the pods start.
+
+    The order is what makes a second, paused operator harmless: the batch Job exists, THEN the Job is read
+    again (unchanged: neither deleted, cancelled, suspended nor ended), THEN the ledger (still Admitted). Who
+    releases reads the Job's end first and the batch Job after, so it sees this batch Job and waits for it.
+    """
+    namespace = holders.namespace_of(observed)
+    job = await find(ctx, names.JOBS, str(observed.job["metadata"]["name"]), namespace)
+    if job is None or job["metadata"]["resourceVersion"] != observed.job["metadata"]["resourceVersion"]:
+        raise holders.LaterError(CONFLICT_SECONDS)
+    ledger = await ctx.ledgers.read(namespace, holders.job_type_name(observed))
+    held = ledger.holders.get(observed.uid)
+    if held is None or held.state is not ledgers.State.ADMITTED:
         raise holders.LaterError(CONFLICT_SECONDS)
     patch = {"metadata": {"resourceVersion": version}, "spec": {"suspend": False}}
-    batch = await ctx.client.merge_patch(names.BATCH_JOBS, name, patch, holders.namespace_of(observed))
+    batch = await ctx.client.merge_patch(names.BATCH_JOBS, name, patch, namespace)
     return replace(observed, batch=batch)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from manifestry.adapters import quota_metrics
 from manifestry.adapters.ledgers import LedgerError, NotReadyError, World
 from manifestry.core import batchjobs, conditions, jobs, jobtypes, ledgers, names, quotas
-from manifestry.handlers.quotas import AmbiguousTenantError, job_type_of, limits_of, tenant_of, wake
+from manifestry.handlers.quotas import AmbiguousTenantError, job_type_of, limits_of, load, tenant_of, wake
 from manifestry.handlers.registry import Context
 
 _logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
     Returns:
         None: a change of the ledger, of a quota or of a job type wakes it again.
     """
+    await load(ctx)
     try:
         tenant = await tenant_of(ctx, namespace)
     except AmbiguousTenantError:
@@ -50,6 +51,7 @@ async def resync(ctx: Context) -> None:
     Raises:
         LedgerError: a ledger could not be repaired; readiness must not take this run for a success.
     """
+    await load(ctx)
     failed = []
     for namespace in tuple(ctx.caches.namespaces):
         tenant = ctx.caches.tenant(namespace)

@@ -4,6 +4,7 @@ from typing import Any
 
 from manifestry.adapters import cluster
 from manifestry.core import ledgers, names, quotas
+from manifestry.handlers import caches
 from manifestry.handlers.registry import Context
 
 NOTHING = quotas.Limits(0, 0)  # for a namespace without a tenant: nothing is admitted there
@@ -11,6 +12,20 @@ NOTHING = quotas.Limits(0, 0)  # for a namespace without a tenant: nothing is ad
 
 class AmbiguousTenantError(Exception):
     """Two namespaces claim the same tenant; neither is served until one of them is changed."""
+
+
+async def load(ctx: Context) -> None:
+    """Read all quotas, job types and tenants once, before the first decision of this process.
+
+    Events fill the caches one by one; a limit that is not there yet would read as unlimited.
+    """
+    if ctx.ledgers.primed:
+        return
+    for resource in caches.CACHED:
+        selector = names.TENANT_LABEL if resource == names.NAMESPACES else None
+        items, version = await ctx.client.list(resource, label_selector=selector)
+        ctx.caches.replace(resource.kind, items, version)
+    ctx.ledgers.primed = True
 
 
 async def tenant_of(ctx: Context, namespace: str) -> str | None:

@@ -69,6 +69,18 @@ def reconcilers(modules: Iterable[Handler]) -> Mapping[str, Reconciler]:
     return table
 
 
+def dispatcher(ctx: Context, modules: Iterable[Handler]) -> queues.Reconcile:
+    """Return the function that gives a key to its module; a kind without one needs no work."""
+    table = reconcilers(modules)
+
+    async def dispatch(key: queues.Key) -> float | None:
+        kind, namespace, name = key
+        reconcile = table.get(kind)
+        return None if reconcile is None else await reconcile(ctx, namespace, name)
+
+    return dispatch
+
+
 def resyncs(modules: Iterable[Handler]) -> Mapping[str, Resync]:
     """Return by kind the `resync` of the modules that have one."""
     return {module.KIND: cast("Resync", module.resync) for module in modules if hasattr(module, "resync")}

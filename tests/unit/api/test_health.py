@@ -235,7 +235,9 @@ async def test_the_docs_page_asks_nobody_else_for_anything() -> None:
     app = world.build().app
     answer = await asgi.call(app, "GET", "/docs")
     assert answer.status == 200
-    assert b"http" not in answer.body.replace(b"over HTTP", b"").split(b"<p>The machine")[0].split(b"</head>")[0]
+    assert (
+        b"http" not in answer.body.replace(b"over HTTP", b"").split(b"<p>The machine")[0].split(b"</head>")[0]
+    )
     assert b"<script" not in answer.body
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert (await asgi.call(app, "GET", "/docs/style.css")).headers["content-type"].startswith("text/css")

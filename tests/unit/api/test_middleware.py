@@ -250,8 +250,6 @@ async def test_routing_refusals_are_problems(
         assert answer.headers["allow"]
 
 
-
-
 async def test_allow_names_the_methods_of_every_route_at_the_path() -> None:
     answer = await asgi.call(world.build().app, "DELETE", "/jobs")
     assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")

@@ -10,7 +10,14 @@ from manifestry.adapters import apierrors, store_port
 from manifestry.core import errors
 from manifestry_api import problems, refusals
 
-USAGE = {"tenant": "acme", "jobType": "render", "running": "10", "maxRunning": "10", "queued": "5", "maxQueued": "5"}
+USAGE = {
+    "tenant": "acme",
+    "jobType": "render",
+    "running": "10",
+    "maxRunning": "10",
+    "queued": "5",
+    "maxQueued": "5",
+}
 
 
 def api(status: int, reason: str = "", message: str = "m", **details: Any) -> apierrors.ApiError:
@@ -93,7 +100,9 @@ def test_field_paths_become_pointers_into_the_rest_body(field: str, pointer: str
 
 
 def test_causes_become_errors_and_immutable_fields_have_their_own_code() -> None:
-    causes = [{"reason": "FieldValueInvalid", "field": "spec.mediaType", "message": "`mediaType` is immutable"}]
+    causes = [
+        {"reason": "FieldValueInvalid", "field": "spec.mediaType", "message": "`mediaType` is immutable"}
+    ]
     problem = problems.from_error(api(422, "Invalid", causes=causes))
     assert problem.kind is errors.IMMUTABLE_FIELD
     assert problem.errors == (errors.FieldError("/mediaType", "`mediaType` is immutable"),)

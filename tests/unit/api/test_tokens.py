@@ -5,8 +5,10 @@ import hashlib
 import hmac
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp.web
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -24,7 +26,9 @@ SUBJECT = "system:serviceaccount:ns-acme:ci"
 
 
 def public_jwk(key: Any, key_id: str, **more: Any) -> dict[str, Any]:
-    algorithm = jwt.algorithms.RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else jwt.algorithms.ECAlgorithm
+    algorithm = (
+        jwt.algorithms.RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else jwt.algorithms.ECAlgorithm
+    )
     return {**algorithm.to_jwk(key.public_key(), as_dict=True), "kid": key_id, **more}
 
 
@@ -157,7 +161,9 @@ async def test_attacks_are_401(attack: str) -> None:
     assert BAD[attack] not in caught.value.detail
 
 
-@pytest.mark.parametrize("values", [("Bearer a", "Bearer b"), ("Basic x",), ("Bearer",), ("Bearer  ",), ("",)])
+@pytest.mark.parametrize(
+    "values", [("Bearer a", "Bearer b"), ("Basic x",), ("Bearer",), ("Bearer  ",), ("",)]
+)
 async def test_malformed_authorization_headers_are_401(values: tuple[str, ...]) -> None:
     with pytest.raises(errors.Problem) as caught:
         await authenticator().authenticate(connection(*values))
@@ -269,15 +275,39 @@ async def test_a_service_account_issuer_cannot_name_a_system_user() -> None:
     assert caught.value.kind is errors.UNAUTHENTICATED
 
 
-async def test_kubernetes_keys_come_from_the_api_server_itself() -> None:
-    class Client:
-        async def get_raw(self, path: str) -> bytes:
-            answers = {
-                keysets.DISCOVERY_PATH: json.dumps({"issuer": ISSUER, "jwks_uri": "https://evil.example"}),
-                keysets.JWKS_PATH: jwks(public_jwk(KEY, "one")),
-            }
-            return answers[path].encode()
+async def serve_issuer(accepts: list[str], status: int = 200) -> tuple[aiohttp.web.AppRunner, str]:
+    """Serve the two documents as strictly as the API server does."""
 
-    keys = await keysets.KubernetesKeys(Client()).fetch()  # type: ignore[arg-type]
-    assert keys.issuer == ISSUER
-    assert set(keys.by_id) == {"one"}
+    async def document(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        accepts.append(request.headers["Accept"])
+        answers = {
+            keysets.DISCOVERY_PATH: json.dumps({"issuer": ISSUER, "jwks_uri": "https://evil.example"}),
+            keysets.JWKS_PATH: jwks(public_jwk(KEY, "one")),
+        }
+        return aiohttp.web.Response(status=status, text=answers[request.path])
+
+    app = aiohttp.web.Application()
+    app.router.add_get("/{path:.*}", document)
+    runner = aiohttp.web.AppRunner(app)
+    await runner.setup()
+    site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+
+@pytest.mark.parametrize("status", [200, 403, 0])
+async def test_kubernetes_keys_come_from_the_api_server_itself(status: int) -> None:
+    accepts: list[str] = []
+    runner, url = await serve_issuer(accepts, status or 200)
+    if not status:
+        await runner.cleanup()
+    async with aiohttp.ClientSession(headers={"Accept": "application/json"}) as session:
+        source = keysets.KubernetesKeys(SimpleNamespace(session=session, base_url=url))  # type: ignore[arg-type]
+        try:
+            keys = await source.fetch()
+        except cluster.ApiError as error:
+            assert error.status == (status or 503)
+        else:
+            assert (keys.issuer, set(keys.by_id)) == (ISSUER, {"one"})
+            assert accepts == ["*/*", "*/*"]
+    await runner.cleanup()

@@ -64,7 +64,9 @@ class SubjectTokens:
         token = identity.bearer_token(connection)
         if token == "expired":
             raise identity.unauthenticated("the token has expired")
-        return identities.Identity(token, identities.kubernetes_groups(token), "kubernetes") if token else None
+        return (
+            identities.Identity(token, identities.kubernetes_groups(token), "kubernetes") if token else None
+        )
 
 
 @dataclass

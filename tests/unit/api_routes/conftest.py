@@ -11,5 +11,5 @@ from tests.unit.api_routes import site as sites
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[sites.Site]:
     """Give a running facade with a cluster in memory and a store on disk."""
-    async with sites.running(tmp_path, wait_seconds=0.2) as found:
+    async with sites.running(tmp_path, wait_seconds=0.05) as found:
         yield found

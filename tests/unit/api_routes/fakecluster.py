@@ -1,5 +1,7 @@
 """A Kubernetes API in memory behind the client's own port: objects, watches, and a kubelet's logs."""
 
+# ruff: noqa: ARG002 - the port's signatures
+
 import asyncio
 import copy
 import itertools

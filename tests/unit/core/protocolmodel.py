@@ -1,6 +1,6 @@
 """A small Kubernetes with crashes, pauses and races at every call, driven by the real core functions."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +9,9 @@ from manifestry.core import batchjobs, jobs, ledgers, names
 from manifestry.core.quotas import Limits
 
 NAMESPACE = "t"
-LIMITS = Limits(max_running=2, max_queued=2)
+RUNNING, QUEUED = 1, 2
+LIMITS = Limits(RUNNING, QUEUED)
+NAMES = ("a", "b", "c", "d")
 TYPE = {"metadata": {"name": "render"}, "spec": {"image": "x", "allowedOverrides": ["Priority"]}}
 MUTATING_TIMEOUT = timedelta(seconds=34)
 
@@ -32,7 +34,7 @@ class World:
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name
     pods: set[str] = field(default_factory=set)  # uids of Jobs with a live pod
     uids: int = 0
-    created_batches: dict[str, int] = field(default_factory=dict)
+    charged: set[str] = field(default_factory=set)  # uids of Jobs that the webhook let in
 
     def bump(self) -> str:
         self.version += 1
@@ -63,7 +65,7 @@ class World:
         self.jobs[name] = {"metadata": metadata, "spec": {"jobType": "render", **spec}, "status": {}}
         return True
 
-    def write_status(self, name: str, seen: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+    def write_status(self, name: str, seen: Mapping[str, Any], status: dict[str, Any]) -> dict[str, Any]:
         job = self.jobs.get(name)
         if job is None or job["metadata"]["resourceVersion"] != seen["metadata"]["resourceVersion"]:
             raise ConflictError
@@ -80,8 +82,6 @@ class World:
     def create_batch(self, body: dict[str, Any]) -> dict[str, Any]:
         name = body["metadata"]["name"]
         if name not in self.batches:
-            uid = body["metadata"]["labels"][names.JOB_UID_LABEL]
-            self.created_batches[uid] = self.created_batches.get(uid, 0) + 1
             metadata = {**body["metadata"], "uid": "b" + self.new_uid(), "resourceVersion": self.bump()}
             self.batches[name] = {"metadata": metadata, "spec": dict(body["spec"]), "status": {}}
         return self.batches[name]
@@ -126,7 +126,8 @@ def submit(world: World, name: str, spec: dict[str, Any], rejected: bool) -> Op:
     yield
     if outcome is ledgers.Outcome.OVER_LIMIT or rejected or world.now - started > MUTATING_TIMEOUT:
         return
-    world.create_job(name, uid, spec)
+    if world.create_job(name, uid, spec):
+        world.charged.add(uid)
 
 
 def bypass(world: World, name: str, spec: dict[str, Any]) -> Op:
@@ -165,36 +166,50 @@ def reconcile(world: World, name: str) -> Op:
 def act(world: World, observed: jobs.Observed, action: jobs.Action) -> Generator[None, None, jobs.Observed]:
     match action:
         case jobs.Claim(job):
-
-            def decide(ledger: ledgers.Ledger) -> Any:
-                ledger, outcome = ledgers.claim(ledger, job, LIMITS, world.now)
-                return ledgers.admit(ledger, LIMITS)[0], outcome
-
-            ledger, outcome = yield from change_ledger(world, decide)
-            over = "full" if outcome is ledgers.Outcome.OVER_LIMIT else ""
-            return replace(observed, holder=ledger.holders.get(job.uid), over_quota=over)
-        case jobs.Park():
-            require(observed.uid not in world.pods)
-            yield
-            yield from change_ledger(world, lambda ledger: ledgers.park(ledger, observed.uid))
+            return (yield from claim(world, observed, job))
+        case jobs.Park(holder):
+            yield from require_stopped(world, observed.uid)
+            now = world.now
+            ledger, _ = yield from change_ledger(world, lambda ledger: ledgers.park(ledger, holder, now))
+            return replace(observed, holder=ledger.holders.get(observed.uid))
         case jobs.Release(wait_for_pods):
-            require(not wait_for_pods or observed.uid not in world.pods)
-            yield
+            if wait_for_pods:
+                yield from require_stopped(world, observed.uid)
             yield from change_ledger(world, lambda ledger: give_back(ledger, observed.uid))
         case jobs.CreateBatch(body):
             return replace(observed, batch=world.create_batch(body))
         case jobs.Unsuspend(name, version):
-            _, ledger = world.read_ledger()
-            yield
-            holder = ledger.holders.get(observed.uid)
-            require(holder is not None and holder.state is ledgers.State.ADMITTED)
-            return replace(observed, batch=world.patch_batch(name, version, spec={"suspend": False}))
+            return (yield from unsuspend(world, observed, name, version))
         case jobs.DeleteBatch(name, uid):
             if name in world.batches and world.batches[name]["metadata"]["uid"] == uid:
                 world.patch_batch(name, metadata={"deletionTimestamp": "now"})
-        case jobs.SetTtl():
-            pass
     return observed
+
+
+def claim(
+    world: World, observed: jobs.Observed, job: ledgers.LiveJob
+) -> Generator[None, None, jobs.Observed]:
+    def decide(ledger: ledgers.Ledger) -> Any:
+        ledger, outcome = ledgers.claim(ledger, job, LIMITS, world.now)
+        return ledgers.admit(ledger, LIMITS)[0], outcome
+
+    ledger, outcome = yield from change_ledger(world, decide)
+    over = "full" if outcome is ledgers.Outcome.OVER_LIMIT else ""
+    return replace(observed, holder=ledger.holders.get(job.uid), over_quota=over)
+
+
+def unsuspend(
+    world: World, observed: jobs.Observed, name: str, version: str
+) -> Generator[None, None, jobs.Observed]:
+    """Batch Job, then Job, then ledger, then the write: see handlers/jobs."""
+    job = world.jobs.get(observed.job["metadata"]["name"], {"metadata": {}})
+    require(job["metadata"].get("resourceVersion") == observed.job["metadata"]["resourceVersion"])
+    yield
+    _, ledger = world.read_ledger()
+    yield
+    holder = ledger.holders.get(observed.uid)
+    require(holder is not None and holder.state is ledgers.State.ADMITTED)
+    return replace(observed, batch=world.patch_batch(name, version, spec={"suspend": False}))
 
 
 def give_back(ledger: ledgers.Ledger, uid: str) -> Any:
@@ -209,14 +224,23 @@ def clear(world: World, name: str, job: dict[str, Any] | None) -> Generator[None
         is_new = world.now - holder.since <= ledgers.RESERVED_GRACE
         if holder.uid == kept or (holder.state is ledgers.State.RESERVED and is_new):
             continue
-        left = [b for b in world.batches.values() if batchjobs.job_uid(b) == holder.uid]
-        for batch in left:
-            if not batchjobs.is_finished(batch):
-                world.patch_batch(batch["metadata"]["name"], metadata={"deletionTimestamp": "now"})
+        try:
+            yield from require_stopped(world, holder.uid)
+        except ConflictError:
+            continue
+        yield from change_ledger(world, lambda ledger, uid=holder.uid: give_back(ledger, uid))
+
+
+def require_stopped(world: World, uid: str) -> Op:
+    """Stop what is left of a Job; fail while something is."""
+    left = [b for b in world.batches.values() if batchjobs.job_uid(b) == uid and not batchjobs.is_finished(b)]
+    for batch in left:
         yield
-        if all(map(batchjobs.is_finished, left)) and holder.uid not in world.pods:
-            yield
-            yield from change_ledger(world, lambda ledger, uid=holder.uid: give_back(ledger, uid))
+        if batch["metadata"]["name"] in world.batches:
+            world.patch_batch(batch["metadata"]["name"], metadata={"deletionTimestamp": "now"})
+    yield
+    require(not left and uid not in world.pods)
+    yield
 
 
 def admit(world: World) -> Op:
@@ -258,11 +282,16 @@ def drain(op: Op) -> None:
 def violations(world: World) -> Iterator[str]:
     """Yield what breaks I1 or I2 right now."""
     usage = world.ledger.usage
-    if usage.admitted > 2:
+    if usage.admitted > RUNNING:
         yield f"I1: admitted {usage}"
-    if usage.held > 4:
+    if usage.held > RUNNING + QUEUED:
         yield f"I1: held {usage}"
-    if len(world.running_batches()) > 2:
+    if len(world.running_batches()) > RUNNING:
         yield f"I2: {world.running_batches()}"
-    if len(world.pods) > 2:
+    if len(world.pods) > RUNNING:
         yield f"I2: pods {world.pods}"
+    for job in world.jobs.values():
+        if jobs.is_terminal(job) and job["metadata"]["uid"] in world.charged:
+            reasons = {condition["reason"] for condition in job["status"]["conditions"]}
+            if "QuotaExceeded" in reasons:
+                yield f"an accepted Job was rejected later: {job}"

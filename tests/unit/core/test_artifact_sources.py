@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 
 from manifestry.core import artifacts, conditions, sources
 from manifestry.core.artifacts import Observed, Tenant
-from manifestry.core.sources import Evidence, Reference
+from manifestry.core.sources import Absent, Evidence, Reference
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ENCODED = base64.b64encode(b"\x00\xff").decode()
+
+
+OFFERED = {"metadata": {"labels": {"manifestry.dev/artifact-source": "true"}}}
+REFUSED = {"metadata": {"labels": {"manifestry.dev/artifact-source": "false"}}}
 
 
 @pytest.mark.parametrize(
@@ -22,16 +26,37 @@ ENCODED = base64.b64encode(b"\x00\xff").decode()
         ("ConfigMap", {"data": {"k": "é"}}, "é".encode()),
         ("ConfigMap", {"data": {"k": ""}}, b""),
         ("ConfigMap", {"binaryData": {"k": ENCODED}}, b"\x00\xff"),
-        ("ConfigMap", {"data": {"other": "x"}}, None),
-        ("ConfigMap", {}, None),
-        ("ConfigMap", {"data": None, "binaryData": None}, None),
-        ("Secret", {"data": {"k": ENCODED}}, b"\x00\xff"),
-        ("Secret", {"binaryData": {"k": ENCODED}}, None),
-        ("Secret", {"data": {"k": ""}}, b""),
+        ("ConfigMap", {"data": {"other": "x"}}, Absent.NO_KEY),
+        ("ConfigMap", {"data": None, "binaryData": None}, Absent.NO_KEY),
+        ("ConfigMap", None, Absent.NO_OBJECT),
+        ("Secret", {**OFFERED, "data": {"k": ENCODED}}, b"\x00\xff"),
+        ("Secret", {**OFFERED, "data": {"k": ""}}, b""),
+        ("Secret", {**OFFERED, "binaryData": {"k": ENCODED}}, Absent.NO_KEY),
+        ("Secret", {**REFUSED, "data": {"k": ENCODED}}, Absent.NOT_OFFERED),
+        ("Secret", {"metadata": {}, "data": {"k": ENCODED}}, Absent.NOT_OFFERED),
+        ("Secret", None, Absent.NO_OBJECT),
     ],
 )
-def test_the_bytes_under_a_key_are_read(kind: Any, body: dict[str, Any], expected: bytes | None) -> None:
+def test_the_bytes_under_a_key_are_read(
+    kind: Any, body: dict[str, Any] | None, expected: bytes | Absent
+) -> None:
     assert sources.content(Reference(kind, "n", "k"), body) == expected
+
+
+@pytest.mark.parametrize(
+    ("absent", "message"),
+    [
+        (Absent.NO_OBJECT, "Secret 's' does not exist"),
+        (Absent.NO_KEY, "Secret 's' does not have the key 'k'"),
+        (Absent.NOT_OFFERED, "Secret 's' must carry the label `manifestry.dev/artifact-source: 'true'`"),
+        (Absent.FORBIDDEN, "Secret 's' may not be read by the operator"),
+    ],
+)
+def test_a_reference_without_bytes_says_why_and_is_tried_again(absent: Absent, message: str) -> None:
+    reference = Reference("Secret", "s", "k")
+    payload = sources.Payload("", "a/b", reference, None, None)
+    found = sources.locate(payload, Evidence(contents={reference: absent}), NOW)
+    assert found == sources.Waiting("SourceNotFound", message, sources.RETRY_SECONDS)
 
 
 def test_secret_bytes_have_no_printable_form() -> None:

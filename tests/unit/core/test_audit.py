@@ -27,6 +27,7 @@ def event(**changes: Any) -> audit.Event:
         "detail": "",
         "received": WHEN,
         "decided": WHEN,
+        "decision": "allow",
         "annotations": {"tenant": "acme", "reason": "why", "empty": ""},
     }
     return audit.Event(**{**fields, **changes})
@@ -62,11 +63,9 @@ def test_a_success_is_a_kubernetes_audit_event() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("status", "decision"), [(401, "forbid"), (403, "forbid"), (404, "allow"), (429, "allow")]
-)
-def test_a_refusal_says_so(status: int, decision: str) -> None:
-    record = audit.record(event(status=status, code="some-code", detail="because"))
+@pytest.mark.parametrize(("status", "decision"), [(401, "forbid"), (429, "allow"), (404, "allow")])
+def test_a_refusal_says_so(status: int, decision: Any) -> None:
+    record = audit.record(event(status=status, code="some-code", detail="because", decision=decision))
     assert record["responseStatus"] == {
         "metadata": {}, "code": status, "status": "Failure", "reason": "some-code", "message": "because",
     }  # fmt: skip
@@ -129,3 +128,8 @@ def test_texts_are_bounded() -> None:
         event(user_agent="x" * 100_000, path="/jobs/" + "y" * 100_000, detail="z" * 9999, code="c")
     )
     assert len(audit.line(record)) < 8192
+
+
+def test_without_a_decision_none_is_recorded() -> None:
+    record = audit.record(event(status=503, code="dependency-unavailable", decision=""))
+    assert "authorization.k8s.io/decision" not in record["annotations"]

@@ -1,5 +1,6 @@
 """The ledger protocol under random interleavings, crashes, foreign rejections, forced deletes, re-submits."""
 
+import random
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from manifestry.core import batchjobs, jobs, ledgers, names
 from tests.unit.core import protocolmodel as model
 
 pytestmark = pytest.mark.unit
-NAMES = st.sampled_from(["a", "b", "c", "d", "e", "f"])
+NAMES = st.sampled_from(model.NAMES)
 WISHES = st.sampled_from(["Active", "Suspended", "Cancelled"])
 
 
@@ -138,7 +139,7 @@ class LedgerProtocol(RuleBasedStateMachine):
         for _ in range(4):
             self.world.now += timedelta(seconds=130)
             model.drain(model.repair(self.world))
-            for name in ("a", "b", "c", "d", "e", "f"):
+            for name in model.NAMES:
                 model.drain(model.reconcile(self.world, name))
                 self.limits_hold()
             self.kubelet_and_garbage_collector()
@@ -152,12 +153,10 @@ class LedgerProtocol(RuleBasedStateMachine):
             assert jobs.is_terminal(job) != (uid in self.world.ledger.holders), "I3"
         assert self.world.ledger.holders.keys() <= living.keys(), "I4"
         for batch in self.world.batches.values():
-            job = living.get(str(batchjobs.job_uid(batch)))
-            assert job is not None
-            assert batchjobs.is_finished(batch) or not jobs.is_terminal(job)
-            assert batch["metadata"]["name"] == names.batch_job_name(
-                job["metadata"]["name"], job["metadata"]["uid"]
-            )
+            owner = living[str(batchjobs.job_uid(batch))]
+            assert batchjobs.is_finished(batch) or not jobs.is_terminal(owner)
+            metadata = owner["metadata"]
+            assert batch["metadata"]["name"] == names.batch_job_name(metadata["name"], metadata["uid"])
 
 
 LedgerProtocol.TestCase.settings = settings(
@@ -167,6 +166,39 @@ LedgerProtocol.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestLedgerProtocol = LedgerProtocol.TestCase
+
+
+def simulate(seed: int, steps: int) -> None:
+    """Walk far: some violations need a pause that outlasts several other operations."""
+    choose = random.Random(seed)
+    machine = LedgerProtocol()
+    moves: list[tuple[int, Any]] = [
+        (60, lambda: machine.ops and machine.step(choose.randrange(50), 1)),
+        (8, lambda: machine.submit(choose.choice(model.NAMES), choose.randint(-2, 2), choose.random() < 0.2)),
+        (1, lambda: machine.submit_past_the_webhook(choose.choice(model.NAMES))),
+        (20, lambda: machine.look_at(choose.choice(model.NAMES))),
+        (3, machine.admit),
+        (5, machine.repair),
+        (2, lambda: machine.ops and machine.crash(choose.randrange(50))),
+        (4, lambda: machine.time_passes(choose.choice([1, 1, 5, 20, 40, 130]))),
+        (6, machine.pods_start),
+        (6, lambda: machine.one_finishes(choose.randrange(5), choose.choice(["Complete", "Failed"]))),
+        (6, machine.kubelet_and_garbage_collector),
+        (3, lambda: machine.user_deletes(choose.choice(model.NAMES))),
+        (3, lambda: machine.user_wishes(choose.choice(model.NAMES), choose.choice(["Active", "Suspended"]))),
+        (1, lambda: machine.user_wishes(choose.choice(model.NAMES), "Cancelled")),
+        (1, lambda: machine.somebody_deletes_a_batch_job(choose.randrange(5))),
+    ]
+    weights = [weight for weight, _ in moves]
+    for _, move in choose.choices(moves, weights, k=steps):
+        move()
+        machine.limits_hold()
+    machine.teardown()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_protocol_holds_on_long_walks(seed: int) -> None:
+    simulate(seed, 1500)
 
 
 def test_a_hundred_creates_of_one_name_are_one_charge() -> None:

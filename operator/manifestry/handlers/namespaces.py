@@ -1,0 +1,14 @@
+"""Tenant namespaces: a new, changed or vanished one wakes the ledgers it may concern."""
+
+from manifestry.core import names
+from manifestry.handlers.registry import Context
+
+KIND = names.NAMESPACES.kind
+
+
+async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:  # noqa: ARG001 - cluster-scoped
+    """Wake the namespace's ledgers, and those of namespaces whose claim on a tenant it may have changed."""
+    for concerned in {name, *ctx.caches.namespaces}:
+        for job_type in tuple(ctx.caches.job_types):
+            ctx.queue.add((names.QUOTA_LEDGERS.kind, concerned, job_type))
+    return None

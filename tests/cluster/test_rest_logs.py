@@ -1,0 +1,93 @@
+"""Why there is no log, against a real API server without a kubelet; streaming itself is proved by e2e."""
+
+from collections.abc import Iterator
+
+import pytest
+import urllib3
+
+from tests.cluster import rest
+from tests.cluster.rest import JOB_TYPE
+from tests.controlplane import pods
+from tests.controlplane.clusterapi import poll_until
+from tests.controlplane.controlplane import ControlPlane
+from tests.controlplane.tenants import Tenant
+from tests.e2e.rest import Rest
+from tests.e2e.teams import JOBS, Team
+
+
+@pytest.fixture(scope="module")
+def product(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[rest.Installation]:
+    with rest.installed(control_plane, tmp_path_factory.mktemp("product")) as found:
+        yield found
+
+
+@pytest.fixture
+def team(product: rest.Installation, tenant: Tenant) -> Team:
+    found = product.team(tenant)
+    found.ready(JOB_TYPE)
+    return found
+
+
+def submit(team: Team, name: str, **changes: object) -> dict[str, object]:
+    made = team.caller("operator").call("POST", "/jobs", rest.job(name=name, **changes))
+    assert made.status == 202
+    return dict(team.cluster.get(JOBS, name, team.namespace)["metadata"])
+
+
+def test_a_job_that_waits_has_no_log_yet(team: Team) -> None:
+    submit(team, "j", desiredState="Suspended")
+    answer = team.caller("viewer").call("GET", "/jobs/j/logs")
+    assert (answer.status, answer.json["code"]) == (409, "conflict")
+    assert "follow=true" in answer.json["detail"]
+
+
+def test_a_job_that_was_cancelled_in_the_queue_never_has_one(team: Team) -> None:
+    submit(team, "j", desiredState="Suspended")
+    team.caller("operator").call("POST", "/jobs/j/cancel")
+    viewer = team.caller("viewer")
+    poll_until(lambda: viewer.call("GET", "/jobs/j").json["status"] == "cancelled", "the cancellation")
+    for query in ("", "?follow=true", "?attempt=3&follow=true"):
+        answer = viewer.call("GET", f"/jobs/j/logs{query}")
+        assert (answer.status, answer.json["code"]) == (404, "not-found")
+
+
+def test_a_follower_of_a_waiting_job_is_told_when_it_is_cancelled(team: Team) -> None:
+    submit(team, "j", desiredState="Suspended")
+    operator = team.caller("operator")
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        list(_cancel_after_the_headers(operator))
+    assert operator.call("GET", "/jobs/j/logs?follow=true").status == 404
+
+
+def _cancel_after_the_headers(caller: Rest) -> Iterator[bytes]:
+    answer = caller.pool.request(
+        "GET", f"{caller.base_url}/jobs/j/logs?follow=true", headers=caller.headers, preload_content=False
+    )
+    assert answer.status == 200
+    assert caller.call("POST", "/jobs/j/cancel").status == 202
+    yield from answer.stream(1024)
+
+
+def test_a_pod_without_a_kubelet_is_an_error_and_never_an_empty_log(
+    team: Team, control_plane: ControlPlane
+) -> None:
+    metadata = submit(team, "j")
+    pod = pods.wait_for_pod(control_plane, team.namespace, f"j-{str(metadata['uid'])[:8]}")
+    viewer = team.caller("viewer")
+    answer = viewer.call("GET", "/jobs/j/logs")
+    assert (answer.status, answer.json["code"]) == (409, "conflict")
+    pods.run_pod(control_plane, pod)
+    for query in ("", "?follow=true", "?offset=5"):
+        answer = viewer.call("GET", f"/jobs/j/logs{query}")
+        assert answer.status in {404, 409, 503}, answer.data
+        assert answer.headers["content-type"] == "application/problem+json"
+    unknown = viewer.call("GET", "/jobs/j/logs?container=nope")
+    assert (unknown.status, unknown.json["errors"][0]["parameter"]) == (422, "container")
+
+
+@pytest.mark.parametrize("path", ["/jobs/none/logs", "/jobs/No_Label/logs", "/jobs/none/logs?follow=true"])
+def test_a_job_that_does_not_exist_has_no_log(team: Team, path: str) -> None:
+    answer = team.caller("viewer").call("GET", path)
+    assert (answer.status, answer.json["code"]) == (404, "not-found")

@@ -1,0 +1,192 @@
+"""The webhook: reviews in, reviews out, always in time."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from manifestry.adapters import cluster, ledgers
+from manifestry.core import ledgers as core_ledgers
+from manifestry_api.routes import admission
+from tests.unit.api import asgi, world
+
+JOB_TYPE = {"metadata": {"name": "render"}, "spec": {"image": "registry.example/render:1"}}
+QUOTA = {
+    "metadata": {"name": "q", "creationTimestamp": "2026-01-01T00:00:00Z"},
+    "spec": {"tenants": ["acme"], "jobs": [{"jobType": "render", "maxRunning": 1, "maxQueued": 0}]},
+}
+
+
+class Kubernetes:
+    """Answers live reads from a dict by name."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Any] = {}
+        self.error: Exception | None = None
+
+    async def get(self, _resource: Any, name: str, namespace: str | None = None) -> Any:
+        if self.error:
+            raise self.error
+        if name not in self.objects:
+            raise cluster.NotFoundError(404, "NotFound", name)
+        return self.objects[name]
+
+
+class Ledgers:
+    """One ledger in memory."""
+
+    def __init__(self) -> None:
+        self.ledger = core_ledgers.build([])
+        self.error: Exception | None = None
+        self.seconds = 0.0
+        self.writes = 0
+
+    async def transact(self, namespace: str, job_type: str, decide: Any) -> Any:
+        await asyncio.sleep(self.seconds)
+        if self.error:
+            raise self.error
+        after, answer = decide(self.ledger)
+        self.writes += after is not self.ledger
+        self.ledger = after
+        return answer
+
+
+class Setup:
+    def __init__(self) -> None:
+        self.world = world.build()
+        self.kubernetes, self.ledgers = Kubernetes(), Ledgers()
+        self.world.ports.client, self.world.ports.ledgers = self.kubernetes, self.ledgers  # type: ignore[assignment]
+        self.world.mirrors["job_types"].put(JOB_TYPE)
+        self.world.mirrors["tenant_quotas"].put(QUOTA)
+        self.app = admission.create_webhook_app(self.world.ports)
+
+    async def ask(self, body: Any = None, **request: Any) -> asgi.Answer:
+        data = json.dumps(review(**request) if body is None else body).encode()
+        return await asgi.call(self.app, "POST", admission.PATH, {}, [data[:10], data[10:]])
+
+    async def response(self, **request: Any) -> dict[str, Any]:
+        answer = await self.ask(**request)
+        assert answer.status == 200
+        found: dict[str, Any] = answer.json()["response"]
+        assert found["uid"] == "review-1"
+        return found
+
+
+def review(
+    name: str = "a",
+    uid: str = "uid-a",
+    job_type: str = "render",
+    namespace: str = "ns-acme",
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace, "uid": uid}
+    return {
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "review-1",
+            "operation": "CREATE",
+            "namespace": namespace,
+            "dryRun": dry_run,
+            "object": {"metadata": metadata, "spec": {"jobType": job_type}},
+        },
+    }
+
+
+async def test_a_free_slot_is_reserved_and_the_next_create_is_over_the_quota() -> None:
+    setup = Setup()
+    assert (await setup.response())["allowed"]
+    assert setup.ledgers.writes == 1
+    refused = await setup.response(name="b", uid="uid-b")
+    assert not refused["allowed"]
+    assert refused["status"]["code"] == 429
+    assert "retryAfterSeconds" not in refused["status"]["details"]
+    assert 'tenant "acme"' in refused["status"]["message"]
+
+
+async def test_a_dry_run_answers_the_same_and_writes_nothing() -> None:
+    setup = Setup()
+    assert (await setup.response(dry_run=True))["allowed"]
+    assert setup.ledgers.writes == 0
+    await setup.response()
+    assert not (await setup.response(name="b", uid="uid-b", dry_run=True))["allowed"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        ({"job_type": "absent"}, 422),
+        ({"job_type": ""}, 422),
+        ({"job_type": "Not/A/Name"}, 422),
+        ({"namespace": "kube-system"}, 422),
+        ({"name": "taken"}, 409),
+    ],
+)
+async def test_refusals_before_the_ledger_charge_nothing(request_: dict[str, Any], code: int) -> None:
+    setup = Setup()
+    setup.kubernetes.objects["taken"] = {"metadata": {"name": "taken"}}
+    assert (await setup.response(**request_))["status"]["code"] == code
+    assert setup.ledgers.writes == 0
+
+
+async def test_a_job_type_and_a_tenant_of_a_moment_ago_are_read_live() -> None:
+    setup = Setup()
+    setup.kubernetes.objects["fresh"] = {**JOB_TYPE, "metadata": {"name": "fresh"}}
+    labels = {"manifestry.dev/tenant": "new"}
+    setup.kubernetes.objects["ns-new"] = {"metadata": {"name": "ns-new", "uid": "u", "labels": labels}}
+    assert (await setup.response(job_type="fresh", namespace="ns-new"))["allowed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ledgers.NotReadyError("not initialised"), 503),
+        (ledgers.ContentionError("contended"), 503),
+        (cluster.UnavailableError(503, "ServiceUnavailable", "away"), 503),
+        (cluster.ForbiddenError(403, "Forbidden", "RBAC secret"), 500),
+        (RuntimeError("secret"), 500),
+    ],
+)
+async def test_every_failure_is_an_answer(error: Exception, code: int) -> None:
+    setup = Setup()
+    setup.ledgers.error = error
+    status = (await setup.response())["status"]
+    assert status["code"] == code
+    assert "secret" not in status["message"]
+    assert (status["details"].get("retryAfterSeconds") == 1) == (code == 503)
+
+
+@pytest.mark.parametrize("cache", ["namespaces", "job_types", "tenant_quotas"])
+async def test_a_cache_that_is_not_filled_is_never_read_as_unlimited(cache: str) -> None:
+    setup = Setup()
+    setup.world.mirrors[cache].synced.clear()
+    assert (await setup.response())["status"]["code"] == 503
+    assert setup.ledgers.writes == 0
+
+
+async def test_a_decision_that_takes_too_long_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "DEADLINE_SECONDS", 0.05)
+    setup = Setup()
+    setup.ledgers.seconds = 5
+    assert (await setup.response())["status"]["code"] == 503
+
+
+@pytest.mark.parametrize(
+    "body", [{}, [], "x", {"request": {}}, {"request": {"uid": "u", "operation": "DELETE"}}]
+)
+async def test_what_is_no_review_is_400(body: Any) -> None:
+    assert (await Setup().ask(body)).status == 400
+
+
+async def test_bodies_that_are_not_json_or_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup()
+    assert (await asgi.call(setup.app, "POST", admission.PATH, {}, [b"{"])).status == 400
+    monkeypatch.setattr(admission, "BODY_MAX_BYTES", 10)
+    assert (await setup.ask()).status == 413
+
+
+async def test_nothing_else_is_served_there() -> None:
+    setup = Setup()
+    assert (await asgi.call(setup.app, "GET", admission.PATH)).status == 405
+    assert (await asgi.call(setup.app, "GET", "/jobs")).status == 404

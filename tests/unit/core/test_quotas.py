@@ -1,0 +1,123 @@
+from typing import Any
+
+import pytest
+
+from manifestry.core import conditions, quotas
+from manifestry.core.quotas import Limits, Usage
+
+
+def quota(name: Any, tenants: Any, rows: Any = (), created: Any = "2026-01-01T00:00:00Z") -> Any:
+    return {
+        "metadata": {"name": name, "creationTimestamp": created},
+        "spec": {"tenants": tenants, "jobs": [*rows]},
+    }
+
+
+def row(job_type: Any, running: Any = None, queued: Any = None) -> Any:
+    fields = {"jobType": job_type, "maxRunning": running, "maxQueued": queued}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+ACME = quota("acme", ["acme"], [row("render", 10, 50), row("*", 1, 0)])
+REST = quota("rest", ["*"], [row("*", 2, 2)])
+
+
+@pytest.mark.parametrize(
+    ("why", "tenant", "job_type", "quotas_", "expected"),
+    [
+        ("a tenant without any quota is unlimited", "x", "render", [], Limits(None, None)),
+        ("the row of the type holds", "acme", "render", [ACME], Limits(10, 50)),
+        ("other types take the row `*`", "acme", "other", [ACME], Limits(1, 0)),
+        ("a tenant of no quota takes the quota `*`", "x", "render", [ACME, REST], Limits(2, 2)),
+        ("its own quota goes before the quota `*`", "acme", "render", [REST, ACME], Limits(10, 50)),
+        ("without a row for it a type is unlimited", "b", "z", [quota("b", ["b"], [row("y", 1)])], Limits()),
+        ("absent is unlimited, zero is none", "b", "y", [quota("b", ["b"], [row("y", 0)])], Limits(0, None)),
+        (
+            "the older quota wins",
+            "acme",
+            "render",
+            [quota("new", ["acme"], [row("*", 9, 9)], "2026-02-01T00:00:00Z"), ACME],
+            Limits(10, 50),
+        ),
+        (
+            "of the same age the first by name wins",
+            "t",
+            "x",
+            [quota("b", ["t"], [row("*", 2, 2)]), quota("a", ["t"], [row("*", 1, 1)])],
+            Limits(1, 1),
+        ),
+        (
+            "an unreadable limit refuses rather than overshoots",
+            "t",
+            "x",
+            [quota("a", ["t"], [{"jobType": "x", "maxRunning": "many", "maxQueued": -1}, "junk"])],
+            Limits(0, 0),
+        ),
+    ],
+)
+def test_limits_for(why: Any, tenant: Any, job_type: Any, quotas_: Any, expected: Any) -> None:
+    assert quotas.limits_for(tenant, job_type, quotas_) == expected, why
+
+
+@pytest.mark.parametrize(
+    ("usage", "limits", "room", "free"),
+    [
+        (Usage(0, 0, 0), Limits(1, 0), True, 1),
+        (Usage(0, 0, 1), Limits(1, 0), False, 0),
+        (Usage(1, 1, 1), Limits(2, 2), True, 1),
+        (Usage(1, 2, 1), Limits(2, 2), False, 1),
+        (Usage(9, 9, 9), Limits(None, 0), True, None),
+        (Usage(9, 9, 9), Limits(1, None), True, 0),
+        (Usage(0, 0, 0), Limits(0, 0), False, 0),
+    ],
+)
+def test_the_two_gates(usage: Any, limits: Any, room: Any, free: Any) -> None:
+    assert quotas.fits(usage, limits) is room
+    assert quotas.free_slots(usage, limits) == free
+
+
+@pytest.mark.parametrize(
+    ("usage", "limits", "over"),
+    [
+        (Usage(0, 0, 2), Limits(1, 5), True),
+        (Usage(0, 4, 1), Limits(1, 2), True),
+        (Usage(0, 2, 1), Limits(1, 2), False),
+        (Usage(0, 2, 1), Limits(), False),
+    ],
+)
+def test_a_lowered_limit_is_noticed(usage: Any, limits: Any, over: Any) -> None:
+    assert quotas.is_over(usage, limits) is over
+
+
+def test_usage_is_described_as_the_docs_say() -> None:
+    text = quotas.describe("acme", "render", Usage(20, 30, 10), Limits(10, 50))
+    assert text == 'tenant "acme", job type "render": running 10/10, queued 50/50'
+    assert quotas.describe("a", "b", Usage(), Limits()).endswith("running 0/unlimited, queued 0/unlimited")
+
+
+@pytest.mark.parametrize(
+    ("usage", "limits", "share"),
+    [(Usage(1, 1, 2), Limits(4, 4), 0.5), (Usage(), Limits(0, 0), 1.0), (Usage(5), Limits(None, 1), 0.0)],
+)
+def test_share(usage: Any, limits: Any, share: Any) -> None:
+    assert quotas.share(usage, limits) == share
+
+
+def test_the_younger_of_two_quotas_is_not_ready() -> None:
+    young = quota("young", ["acme", "b", "*"], created="2026-02-01T00:00:00Z")
+    assert quotas.conflicts(young, [young, ACME, REST]) == (("*", "rest"), ("acme", "acme"))
+    assert quotas.conflicts(ACME, [young, ACME, REST]) == ()
+    rendered = quotas.quota_conditions(quotas.conflicts(young, [young, ACME]), ("over",))
+    assert [(c.type, c.status, c.reason) for c in rendered] == [
+        ("Ready", "False", "TenantConflict"),
+        ("Stalled", "True", "TenantConflict"),
+        ("OverLimit", "True", "UsageAboveLimit"),
+    ]
+    assert 'tenant "acme" is governed by TenantQuota "acme"' in rendered[0].message
+
+
+def test_a_quota_in_force_is_ready() -> None:
+    assert quotas.quota_conditions((), ()) == (
+        conditions.Condition("Ready", "True", "Ready", "the limits are in force"),
+        conditions.Condition("OverLimit", "False", "WithinLimits", "usage is within the limits"),
+    )
