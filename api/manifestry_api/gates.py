@@ -3,7 +3,7 @@
 from starlette.requests import HTTPConnection
 
 from manifestry.adapters import cluster
-from manifestry.core import access, errors, headers, identities, names
+from manifestry.core import access, headers, identities, names
 from manifestry_api import contexts, deps, identity, tenants
 
 
@@ -43,16 +43,16 @@ class Gatekeeper:
 def header_values(connection: HTTPConnection) -> dict[str, list[str]]:
     """Return every value of the required headers, decoded as UTF-8.
 
-    Raises:
-        Problem: `bad-request`; a value is not UTF-8.
+    What is not UTF-8 becomes a surrogate, which is not printable: `headers.parse` refuses it in its turn,
+    after the credentials.
     """
-    try:
-        return {
-            name: [value.encode("latin-1").decode() for value in connection.headers.getlist(name)]
-            for name in headers.REQUIRED
-        }
-    except UnicodeDecodeError as error:
-        raise errors.Problem(errors.BAD_REQUEST, "headers must be UTF-8 text") from error
+    return {
+        name: [
+            value.encode("latin-1").decode(errors="surrogateescape")
+            for value in connection.headers.getlist(name)
+        ]
+        for name in headers.REQUIRED
+    }
 
 
 def _caller(

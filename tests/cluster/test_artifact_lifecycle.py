@@ -13,6 +13,7 @@ import pytest
 from manifestry.adapters import store
 from manifestry.core import conditions, digests, manifests, names
 from manifestry.settings import StoreSettings
+from tests.controlplane.audit import WriteFilter
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.processes import OPERATOR_USER, OperatorProcess
 from tests.controlplane.tenants import Tenant
@@ -73,10 +74,11 @@ def wait(cp: ControlPlane, tenant: Tenant, name: str, reason: str) -> Object:
 
 
 def status_writes(cp: ControlPlane, tenant: Tenant, name: str | None = None) -> int:
-    """Count what the operator wrote, after the audit log has had time to be written."""
-    time.sleep(0.5)
-    asked = {"namespace": tenant.namespace, "name": name, "resource": "artifacts.manifestry.dev"}
-    return len(cp.writes(user=OPERATOR_USER, **asked))
+    """Count what the operator wrote."""
+    wanted = WriteFilter(
+        user=OPERATOR_USER, namespace=tenant.namespace, name=name, resource="artifacts.manifestry.dev"
+    )
+    return len(cp.writes(wanted))
 
 
 async def one(data: bytes) -> AsyncIterator[bytes]:
@@ -104,7 +106,7 @@ async def test_an_inline_artifact_is_stored_with_one_status_write(
     assert status_writes(control_plane, tenant, "greeting") == 1
 
 
-async def test_a_ready_artifact_is_not_written_again(
+def test_a_ready_artifact_is_not_written_again(
     control_plane: ControlPlane,
     tenant: Tenant,
     root: Path,
@@ -146,7 +148,7 @@ def test_refused_artifacts_fail_and_stop_nobody_else(
     control_plane: ControlPlane, tenant: Tenant, operator: OperatorProcess
 ) -> None:
     digest = digests.of(b"other")
-    refused = {
+    refused: dict[str, tuple[Object, str]] = {
         "mismatch": ({"inline": {"text": "hello"}, "digest": digest}, "DigestMismatch"),
         "size": ({"inline": {"text": "hello"}, "sizeBytes": 4}, "SizeMismatch"),
         "fetched": ({"url": {"url": "https://example.org/x"}}, "SourceNotSupported"),

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from manifestry.core import conditions, digests, names
 from tests.cluster.test_artifact_lifecycle import apply, artifact, ready, status_writes, wait
@@ -34,3 +35,22 @@ def test_artifacts_survive_a_store_that_is_down(
     assert status_writes(control_plane, tenant, "second") == 2
     first = control_plane.get(names.ARTIFACTS, "first", tenant.namespace)
     assert conditions.kstatus(first) == "Current", json.dumps(first["status"])
+
+
+def test_an_operator_killed_at_work_finishes_after_its_restart(
+    control_plane: ControlPlane,
+    tenant: Tenant,
+    tmp_path: Path,
+    start_operator: Callable[..., OperatorProcess],
+) -> None:
+    operator = start_operator(control_plane, env={"MANIFESTRY_STORE_PATH": str(tmp_path / "store")})
+    bodies = [artifact(f"a{number}", tenant, inline={"text": f"text {number}"}) for number in range(40)]
+    for kill_after in (0.0, 0.05, 0.1):
+        apply(control_plane, *bodies[:20])
+        time.sleep(kill_after)
+        operator.kill()
+        operator.start()
+    apply(control_plane, *bodies)
+    for body in bodies:
+        wait(control_plane, tenant, body["metadata"]["name"], "Stored")
+    assert status_writes(control_plane, tenant) == len(bodies)

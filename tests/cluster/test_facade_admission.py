@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from manifestry.core import names
+from tests.cluster import facade_requests as facades
 from tests.controlplane.apirequests import ApiFailure
+from tests.controlplane.audit import WriteFilter
 from tests.controlplane.clusterapi import poll_until
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.plugin import StartFacade
@@ -165,3 +167,38 @@ def test_a_webhook_that_is_down_fails_our_creates_and_nobody_elses(
     facade.stop()
     assert create(control_plane, tenant, job(job_type, "a")) == 500
     control_plane.create("batch/v1/jobs", batch_job("theirs"), tenant.namespace)
+
+
+def test_rest_has_the_same_quota_and_writes_in_the_callers_name(
+    control_plane: ControlPlane, tenant: Tenant, job_type: str, facade: FacadeProcess
+) -> None:
+    wait_called(control_plane, tenant)
+    actor = f"system:serviceaccount:{tenant.namespace}:ci"
+    token = control_plane.token(tenant.namespace, "ci")
+    facades.bind(control_plane, tenant.namespace, "operator", facades.account(tenant.namespace, "ci"))
+    sent = facades.headers(token, actor, tenant.name, "operator")
+    facades.until(lambda: facades.send(facade, "GET", "/job-types", sent), 200)
+    mark = control_plane.audit_mark()
+
+    def submit(_number: int) -> facades.Reply:
+        return facades.send(facade, "POST", "/jobs", sent, {"jobType": job_type})
+
+    with ThreadPoolExecutor(10) as pool:
+        replies = list(pool.map(submit, range(20)))
+    assert Counter(reply.status for reply in replies) == {202: LIMIT, 429: 20 - LIMIT}
+    refused = next(reply for reply in replies if reply.status == 429)
+    problem = refused.json()
+    assert problem["code"] == "quota-exceeded"
+    assert problem["usage"]["tenant"] == tenant.name
+    assert (problem["usage"]["maxRunning"], problem["usage"]["maxQueued"]) == (2, 3)
+    assert int(refused.headers["retry-after"]) > 0
+
+    def created() -> bool:
+        wanted = WriteFilter(resource="jobs.manifestry.dev", verb="create", code=201)
+        writes = control_plane.writes(wanted, since=mark)
+        return [write.impersonated for write in writes] == [actor] * LIMIT
+
+    poll_until(created, "the API server's own audit log names the caller")
+    written = [record for record in facades.records(facade) if record["verb"] == "create"]
+    assert Counter(record["responseStatus"]["code"] for record in written) == {202: LIMIT, 429: 20 - LIMIT}
+    assert {record["user"]["username"] for record in written} == {actor}

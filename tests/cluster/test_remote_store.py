@@ -9,7 +9,7 @@ import pytest
 
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant
-from tests.e2e import conditions
+from tests.e2e import conditions, teams
 from tests.e2e.teams import ARTIFACTS, Team
 from tests.seaweed.server import S3Server
 
@@ -46,10 +46,7 @@ def test_an_upload_to_s3_reads_back_byte_for_byte(remote: Team) -> None:
 
 
 def test_an_inline_artifact_is_stored_on_s3(remote: Team) -> None:
-    body = {
-        "metadata": {"name": "near"},
-        "spec": {"mediaType": "text/plain", "inline": {"text": "over there"}},
-    }
+    body = teams.body(ARTIFACTS, "near", {"mediaType": "text/plain", "inline": {"text": "over there"}})
     remote.cluster.create(ARTIFACTS, body, remote.namespace)
     remote.cluster.wait_for(ARTIFACTS, "near", remote.namespace, conditions.has("Ready", "True"))
     rest = remote.caller("viewer")

@@ -25,7 +25,14 @@ def product(
 @pytest.fixture
 def team(product: rest.Installation, tenant: Tenant) -> Iterator[Team]:
     found = product.team(tenant)
-    found.limit(maxRunning=2, maxQueued=3)
+    rows = [{"jobType": "*", "maxRunning": 2, "maxQueued": 3}]
+    quota = {
+        "apiVersion": "manifestry.dev/v1alpha1",
+        "kind": "TenantQuota",
+        "metadata": {"name": tenant.name},
+        "spec": {"tenants": [tenant.name], "jobs": rows},
+    }
+    product.cp.create("manifestry.dev/v1alpha1/tenantquotas", quota)
     found.ready(JOB_TYPE)
     viewer = found.caller("viewer")
     poll_until(lambda: viewer.call("GET", f"/quotas/{JOB_TYPE}").json.get("maxRunning") == 2, "the limits")

@@ -196,7 +196,8 @@ async def test_an_old_blob_is_made_new_by_publishing_it_again(
     await used.put(TENANT, b"old")
     assert (await behind.head_async(key))["last_modified"] == before
     monkeypatch.setattr(store_remote, "REFRESH_AFTER", timedelta(0))
-    await used.publish(TENANT, await used.stage(one(b"old"), limit_bytes=3))
+    staged = await used.stage(one(b"old"), limit_bytes=3)
+    assert await used.publish(TENANT, staged) == await used.publish(TENANT, staged)
     assert (await behind.head_async(key))["last_modified"] > before
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.controlplane.clusterapi import ClusterApi
 from tests.controlplane.tenants import make, remove
-from tests.e2e.teams import JOB_TYPES, NAMESPACE, QUOTAS, Team
+from tests.e2e.teams import JOB_TYPES, NAMESPACE, QUOTAS, Team, body
 
 SCRIPTS = {
     "e2e-ok": "echo started; echo done",
@@ -65,7 +65,7 @@ def job_types(cluster: ClusterApi, image: str) -> Iterator[None]:
             "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
             "parametersSchema": SCHEMA,
         }
-        cluster.create(JOB_TYPES, {"metadata": {"name": name}, "spec": spec})
+        cluster.create(JOB_TYPES, body(JOB_TYPES, name, spec))
     yield
     for name in SCRIPTS:
         cluster.delete(JOB_TYPES, name)

@@ -18,6 +18,15 @@ QUOTAS = "manifestry.dev/v1alpha1/tenantquotas"
 LEDGERS = "manifestry.dev/v1alpha1/quotaledgers"
 
 
+KINDS = {JOB_TYPES: "JobType", JOBS: "Job", ARTIFACTS: "Artifact", QUOTAS: "TenantQuota"}
+
+
+def body(resource: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a custom resource's body."""
+    version = resource.rsplit("/", 1)[0]
+    return {"apiVersion": version, "kind": KINDS[resource], "metadata": {"name": name}, "spec": spec}
+
+
 @dataclass(frozen=True)
 class Team:
     """A tenant with a caller of each role."""
@@ -63,13 +72,8 @@ class Team:
     def limit(self, **limits: int) -> None:
         """Give the tenant a quota for every job type."""
         rows = [{"jobType": "*", **limits}]
-        self.cluster.create(
-            QUOTAS,
-            {
-                "metadata": {"name": self.tenant.name},
-                "spec": {"tenants": [self.tenant.name], "jobs": rows},
-            },
-        )
+        spec = {"tenants": [self.tenant.name], "jobs": rows}
+        self.cluster.create(QUOTAS, body(QUOTAS, self.tenant.name, spec))
 
     def ready(self, job_type: str) -> None:
         """Wait until the ledger of a job type can take reservations."""
@@ -82,12 +86,9 @@ class Team:
 
     def job(self, name: str, job_type: str = "e2e-ok", **spec: Any) -> dict[str, Any]:
         """Return a Job's body."""
-        return {
-            "apiVersion": "manifestry.dev/v1alpha1",
-            "kind": "Job",
-            "metadata": {"name": name, "namespace": self.namespace},
-            "spec": {"jobType": job_type, **spec},
-        }
+        made = body(JOBS, name, {"jobType": job_type, **spec})
+        made["metadata"]["namespace"] = self.namespace
+        return made
 
 
 def _wait_until_granted(rest: Rest) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import os
 
 from tests.controlplane.clusterapi import ClusterApi
-from tests.e2e import conditions
+from tests.e2e import conditions, teams
 from tests.e2e.teams import ARTIFACTS, Team
 
 PAYLOAD = os.urandom(20 << 20)
@@ -65,7 +65,7 @@ def test_a_wrong_digest_stops_the_artifact_and_nothing_else(team: Team, cluster:
             "digest": digest,
             "inline": {"data": base64.b64encode(SMALL).decode()},
         }
-        cluster.create(ARTIFACTS, {"metadata": {"name": name}, "spec": spec}, team.namespace)
+        cluster.create(ARTIFACTS, teams.body(ARTIFACTS, name, spec), team.namespace)
     cluster.wait_for(ARTIFACTS, "good", team.namespace, conditions.has("Ready", "True"))
     bad = cluster.wait_for(ARTIFACTS, "bad", team.namespace, conditions.has("Stalled", "True"))
     assert conditions.condition(bad, "Ready")["reason"] == "DigestMismatch"

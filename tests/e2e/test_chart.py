@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.controlplane.clusterapi import ClusterApi
-from tests.e2e import conditions
+from tests.e2e import conditions, teams
 from tests.e2e.teams import ARTIFACTS, NAMESPACE, Team
 
 CHART = Path(__file__).resolve().parents[2] / "charts/manifestry"
@@ -29,7 +29,7 @@ def helm(*arguments: str) -> str:
 
 @pytest.mark.timeout(900)
 def test_upgrade_rollback_and_uninstall_leave_definitions_and_data(team: Team, cluster: ClusterApi) -> None:
-    body = {"metadata": {"name": "kept"}, "spec": {"mediaType": "text/plain", "inline": {"text": "stays"}}}
+    body = teams.body(ARTIFACTS, "kept", {"mediaType": "text/plain", "inline": {"text": "stays"}})
     cluster.create(ARTIFACTS, body, team.namespace)
     cluster.wait_for(ARTIFACTS, "kept", team.namespace, conditions.has("Ready", "True"))
     claim = cluster.get("v1/persistentvolumeclaims", "manifestry-data", NAMESPACE)["metadata"]["uid"]

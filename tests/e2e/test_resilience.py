@@ -7,7 +7,7 @@ from typing import Any
 import urllib3
 
 from tests.controlplane.clusterapi import ClusterApi
-from tests.e2e import conditions
+from tests.e2e import conditions, teams
 from tests.e2e.teams import ARTIFACTS, JOBS, NAMESPACE, Team
 
 
@@ -82,15 +82,15 @@ def test_malformed_objects_stop_nobody_else(team: Team, cluster: ClusterApi) -> 
         {"upload": {"digest": "sha256:" + "1" * 64}},
     ]
     for number, source in enumerate(hostile):
-        body = {"metadata": {"name": f"bad{number}"}, "spec": {"mediaType": "text/plain", **source}}
+        body = teams.body(ARTIFACTS, f"bad{number}", {"mediaType": "text/plain", **source})
         body["metadata"]["annotations"] = {"manifestry.dev/traceparent": "\u0000\n;" * 30}
         created = cluster.kubectl(
             *("-n", team.namespace, "create", "-f", "-"),
-            stdin=json.dumps({"apiVersion": "manifestry.dev/v1alpha1", "kind": "Artifact", **body}),
+            stdin=json.dumps(body),
             check=False,
         )
         assert created.returncode == 0 or "Invalid value" in created.stderr or "is invalid" in created.stderr
-    fine = {"metadata": {"name": "fine"}, "spec": {"mediaType": "text/plain", "inline": {"text": "ok"}}}
+    fine = teams.body(ARTIFACTS, "fine", {"mediaType": "text/plain", "inline": {"text": "ok"}})
     cluster.create(ARTIFACTS, fine, team.namespace)
     cluster.create(JOBS, team.job("fine"), team.namespace)
     cluster.wait_for(ARTIFACTS, "fine", team.namespace, conditions.has("Ready", "True"))

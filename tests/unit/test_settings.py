@@ -52,7 +52,7 @@ def test_a_secret_is_not_shown() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
-        settings.ClusterSettings().namespace = "other"  # type: ignore[misc]
+        settings.ClusterSettings().namespace = "other"
 
 
 def test_the_environment_is_the_processs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ async def review(request: Request) -> Response:
         return PlainTextResponse("the review is too large", 413)
     try:
         asked = admission.parse_review(json.loads(data))
-    except (errors.Problem, ValueError) as error:
+    except (errors.Problem, ValueError, RecursionError) as error:
         detail = error.detail if isinstance(error, errors.Problem) else "the review must be JSON"
         return PlainTextResponse(detail, 400)
     return JSONResponse(admission.render_review(asked.review_uid, await decide(ports, asked)))

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -208,7 +208,7 @@ class KubeClient:
         }
         call = self._call("watch", "GET", resource, namespace, query=query)
         async with self._transport.stream(call, inactivity_seconds=WATCH_INACTIVITY_SECONDS) as content:
-            async for event in watchevents.parse_events(content.iter_any()):
+            async for event in watchevents.parse_events(content):
                 yield event
 
     async def create(
@@ -349,14 +349,7 @@ class KubeClient:
         }
         query = {key: str(value) for key, value in wanted.items() if value is not None}
         call = self._call("log", "GET", names.PODS, namespace, pod, subresource="log", query=query)
-        return self._chunks(call, None if follow else LOG_INACTIVITY_SECONDS)
-
-    @asynccontextmanager
-    async def _chunks(
-        self, call: transport.Call, inactivity_seconds: float | None
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        async with self._transport.stream(call, inactivity_seconds=inactivity_seconds) as content:
-            yield content.iter_any()
+        return self._transport.stream(call, inactivity_seconds=None if follow else LOG_INACTIVITY_SECONDS)
 
     async def post_review(self, resource: names.Resource, body: Object) -> Object:
         """Ask a question that is sent by POST and changes nothing: TokenReview, SubjectAccessReview."""

@@ -13,6 +13,8 @@ from kubernetes.aio.client import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 
 _config: Any = config  # the package is marked as typed, but these functions are not
+# The package does not check a file's shape, so a wrong one shows as whatever goes wrong first.
+UNREADABLE = (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
 REFRESH_SECONDS = 60.0  # the kubelet rotates a projected token at 80 % of its life; a minute is early enough
 
 
@@ -47,7 +49,7 @@ class Credentials:
                 )
             else:
                 loader = _config.load_incluster_config(client_configuration=configuration)
-        except (ConfigException, OSError, ValueError, yaml.YAMLError) as error:
+        except UNREADABLE as error:
             where = kubeconfig or "the pod's service account"
             raise CredentialsError(f"no Kubernetes credentials in {where}: {error}") from error
         return cls(configuration, loader)
@@ -90,7 +92,7 @@ class Credentials:
                 return
             try:
                 await self._reload()
-            except (ConfigException, OSError, ValueError) as error:
+            except UNREADABLE as error:
                 raise aiohttp.ClientConnectionError(f"credentials cannot be read again: {error}") from error
             self._refreshed = time.monotonic()
 

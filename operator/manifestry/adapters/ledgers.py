@@ -222,10 +222,11 @@ class Ledgers:
             wanted = [body for body in bodies if _is_wanted(body["metadata"]["name"], only, done)]
             if not wanted:
                 return done
+            now = self._now()  # before the listing: a slow one must not make a young Reserved look old
             world = await observe()
             for body in wanted:
                 job_type = body["metadata"]["name"]
-                report = await self._repair_one(namespace, body, world, limits_for(job_type))
+                report = await self._repair_one(namespace, body, world, limits_for(job_type), now)
                 if report is not None:
                     done[job_type] = report
             if all(body["metadata"]["name"] in done for body in wanted):
@@ -234,13 +235,13 @@ class Ledgers:
         raise ContentionError(f"the ledgers of {namespace} changed during every repair")
 
     async def _repair_one(
-        self, namespace: str, body: Mapping[str, Any], world: World, limits: quotas.Limits
+        self, namespace: str, body: Mapping[str, Any], world: World, limits: quotas.Limits, now: datetime
     ) -> ledgers.Repair | None:
         """Write one ledger's repair at the version that was read; None when it has changed since."""
         key = (namespace, body["metadata"]["name"])
         before = self._noted(key, Snapshot(body, ledgers.parse(body)))
         found = world.jobs.get(key[1], ())
-        after, report = ledgers.repair(before.ledger, found, world.unfinished, limits, self._now())
+        after, report = ledgers.repair(before.ledger, found, world.unfinished, limits, now)
         if _is_equal(before.ledger, after):
             return report
         try:

@@ -1,9 +1,9 @@
-"""The object store: what the shells import; `store_port` says what is promised, two modules keep it."""
+"""The object store, as the shells import it; `store_port` says what both kinds of store promise."""
 
 from pathlib import Path
 from typing import assert_never
 
-from manifestry.adapters import store_local, store_remote
+from manifestry.adapters import store_buckets, store_local
 from manifestry.adapters.store_port import (
     BATCH_BYTES,
     PUT_MAX_BYTES,
@@ -42,6 +42,6 @@ def open_store(settings: StoreSettings) -> Store:
             root = Path(settings.store_path) / settings.store_prefix.strip("/")
             return store_local.LocalStore(root, timeout_seconds=settings.store_timeout_seconds)
         case "s3" | "gcs" | "azure":
-            return store_remote.connect(settings)
+            return store_buckets.connect(settings)
         case other:
             assert_never(other)

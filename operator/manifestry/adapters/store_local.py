@@ -12,17 +12,14 @@ always the same, and in one step it also heals a damaged blob and makes its modi
 import asyncio
 import contextlib
 import errno
-import hashlib
 import os
-import stat
-import threading
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Final, ParamSpec, TypeVar
 
-from manifestry.adapters import store_port
+from manifestry.adapters import store_files, store_port
 from manifestry.adapters.store_port import (
     BATCH_BYTES,
     PUT_MAX_BYTES,
@@ -41,12 +38,8 @@ from manifestry.core import blobkeys, digests
 UPLOAD_BOUND_BYTES: Final = 2 * BATCH_BYTES
 # A download holds one window, and the one before it as long as the consumer keeps it: 2 x 1 MiB.
 DOWNLOAD_BOUND_BYTES: Final = 2 * BATCH_BYTES
-# Dirty pages are flushed on the way, so that the last sync is short: 256 MiB at 100 MiB/s take 2.6 s.
-SYNC_EVERY_BYTES: Final = 256 << 20
 THREADS: Final = 16  # enough to keep a disk's queue full; a hung disk cannot take more of them
 
-_FILE_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC
-_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | _FILE_FLAGS
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_A_FILE: Final = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
 
@@ -69,7 +62,7 @@ class LocalStore:
 
     async def stage(self, chunks: AsyncIterator[bytes], *, limit_bytes: int) -> Staged:
         """Store and hash a stream where nobody sees it."""
-        writer = _Writer(self._root, str(uuid.uuid4()))
+        writer = store_files.StagingFile(self._root, str(uuid.uuid4()))
         try:
             await self._run("stage", writer.open)
             async for batch in store_port.batches(chunks, limit_bytes=limit_bytes):
@@ -110,7 +103,7 @@ class LocalStore:
         self, tenant_uid: str, digest: str, *, offset: int = 0, count: int | None = None
     ) -> AsyncGenerator[memoryview, None]:
         """Yield the bytes in windows of 1 MiB, each a positional read in a thread."""
-        reader = _Reader(self._root, blobkeys.blob(tenant_uid, digest))
+        reader = store_files.BlobFile(self._root, blobkeys.blob(tenant_uid, digest))
         try:
             size_bytes = await self._run("stream", reader.open)
             end = size_bytes if count is None else offset + count
@@ -156,12 +149,12 @@ class LocalStore:
 
     def _rename(self, staged: str, key: str, size_bytes: int) -> None:
         source, target = PurePosixPath(staged), PurePosixPath(key)
-        with _folder(self._root, target.parent, create=True) as to:
+        with store_files.open_folder(self._root, target.parent, create=True) as to:
             try:
-                with _folder(self._root, source.parent) as where:
+                with store_files.open_folder(self._root, source.parent) as where:
                     os.rename(source.name, target.name, src_dir_fd=where, dst_dir_fd=to)
             except FileNotFoundError:
-                if _size_in(to, target.name) != size_bytes:  # else an earlier try got this far
+                if store_files.size_in(to, target.name) != size_bytes:  # else an earlier try got this far
                     raise
             os.fsync(to)
 
@@ -169,7 +162,7 @@ class LocalStore:
         if self._size(key) == len(data):
             self._touch(key)
             return
-        writer = _Writer(self._root, str(uuid.uuid4()))
+        writer = store_files.StagingFile(self._root, str(uuid.uuid4()))
         try:
             writer.open()
             writer.append(data)
@@ -181,19 +174,19 @@ class LocalStore:
 
     def _touch(self, key: str) -> None:
         path = PurePosixPath(key)
-        with _folder(self._root, path.parent) as where:
+        with store_files.open_folder(self._root, path.parent) as where:
             os.utime(path.name, dir_fd=where, follow_symlinks=False)
 
     def _size(self, key: str) -> int | None:
         path = PurePosixPath(key)
         try:
-            with _folder(self._root, path.parent) as where:
-                return _size_in(where, path.name)
+            with store_files.open_folder(self._root, path.parent) as where:
+                return store_files.size_in(where, path.name)
         except FileNotFoundError:
             return None
 
     def _read(self, key: str, limit_bytes: int) -> bytes:
-        reader = _Reader(self._root, key)
+        reader = store_files.BlobFile(self._root, key)
         try:
             size_bytes = reader.open()
             if size_bytes > limit_bytes:
@@ -204,119 +197,12 @@ class LocalStore:
 
     def _unlink(self, key: str) -> None:
         path = PurePosixPath(key)
-        with contextlib.suppress(FileNotFoundError), _folder(self._root, path.parent) as where:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            store_files.open_folder(self._root, path.parent) as where,
+        ):
             os.unlink(path.name, dir_fd=where)
             os.fsync(where)
-
-
-class _Open:
-    """One descriptor that threads share: an operation and `close` exclude each other.
-
-    A cancelled or timed-out caller leaves its thread running. Closing the descriptor under it would let
-    its next write go into whatever file gets the number next.
-    """
-
-    def __init__(self, root: Path, key: str) -> None:
-        self._root, self._path = root, PurePosixPath(key)
-        self._lock = threading.Lock()
-        self._fd = -1
-
-    def _open(self, flags: int, *, create: bool) -> int:
-        with self._lock, _folder(self._root, self._path.parent, create=create) as where:
-            self._fd = os.open(self._path.name, flags | _FILE_FLAGS, 0o600, dir_fd=where)
-            return self._fd
-
-    def close(self) -> None:
-        with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
-
-
-class _Writer(_Open):
-    def __init__(self, root: Path, upload_id: str) -> None:
-        super().__init__(root, blobkeys.upload(upload_id))
-        self._upload_id = upload_id
-        self._hash = hashlib.sha256()
-        self._size_bytes = self._synced_bytes = 0
-
-    def open(self) -> None:
-        self._open(os.O_WRONLY | os.O_CREAT | os.O_EXCL, create=True)
-
-    def append(self, batch: bytes) -> None:
-        with self._lock:
-            self._hash.update(batch)
-            view = memoryview(batch)
-            while view:  # a write may be short, just before the disk is full
-                view = view[os.write(self._fd, view) :]
-            self._size_bytes += len(batch)
-            if self._size_bytes - self._synced_bytes >= SYNC_EVERY_BYTES:
-                os.fdatasync(self._fd)
-                self._synced_bytes = self._size_bytes
-
-    def finish(self) -> Staged:
-        with self._lock:
-            os.fsync(self._fd)
-        self.close()
-        return Staged(self._upload_id, f"{digests.ALGORITHM}:{self._hash.hexdigest()}", self._size_bytes)
-
-    def abandon(self) -> None:
-        self.close()
-        with contextlib.suppress(FileNotFoundError), _folder(self._root, self._path.parent) as where:
-            os.unlink(self._path.name, dir_fd=where)
-
-
-class _Reader(_Open):
-    def open(self) -> int:
-        """Return the file's size in bytes."""
-        status = os.fstat(self._open(os.O_RDONLY | os.O_NONBLOCK, create=False))
-        return _regular_size(status)
-
-    def window(self, start: int, end: int) -> bytes:
-        with self._lock:
-            data = os.pread(self._fd, min(BATCH_BYTES, end - start), start)
-        if len(data) < min(BATCH_BYTES, end - start):
-            raise BlobDamagedError("the blob is shorter than its size")
-        return data
-
-
-@contextlib.contextmanager
-def _folder(root: Path, path: PurePosixPath, *, create: bool = False) -> Iterator[int]:
-    if create:
-        root.mkdir(parents=True, exist_ok=True)
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # the root itself may be a link
-    try:
-        for part in path.parts:
-            parent, fd = fd, _child(fd, part, create=create)
-            os.close(parent)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _child(parent: int, name: str, *, create: bool) -> int:
-    try:
-        return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
-    except FileNotFoundError:
-        if not create:
-            raise
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, 0o700, dir_fd=parent)
-        os.fsync(parent)
-    return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
-
-
-def _size_in(folder: int, name: str) -> int | None:
-    try:
-        return _regular_size(os.stat(name, dir_fd=folder, follow_symlinks=False))
-    except FileNotFoundError:
-        return None
-
-
-def _regular_size(status: os.stat_result) -> int:
-    if not stat.S_ISREG(status.st_mode):
-        raise BlobDamagedError("the stored blob is not a regular file")
-    return status.st_size
 
 
 @contextlib.contextmanager

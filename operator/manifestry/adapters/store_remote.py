@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import obstore
 from obstore import exceptions as obstore_errors
-from obstore.store import AzureStore, GCSStore, S3Store
 
 from manifestry.adapters import store_port
 from manifestry.adapters.store_port import (
@@ -34,7 +33,6 @@ from manifestry.adapters.store_port import (
     TooLargeError,
 )
 from manifestry.core import blobkeys, digests
-from manifestry.settings import StoreSettings
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -49,7 +47,6 @@ WINDOW_BYTES: Final = 2 << 20
 DOWNLOAD_BOUND_BYTES: Final = 2 * WINDOW_BYTES
 COPY_MAX_BYTES: Final = 5 << 30  # S3's CopyObject and UploadPartCopy end here
 COPY_BYTES_PER_SECOND: Final = 32 << 20  # a copy may take this long above the timeout: 5 GiB in 160 s
-RETRIES: Final = 3
 # An old blob that is published again is copied again, so that a collector's grace period starts anew.
 REFRESH_AFTER: Final = timedelta(hours=1)
 
@@ -238,66 +235,6 @@ class RemoteStore:
             return await self._call(operation, request)
         except BlobNotFoundError as error:  # what a store says to a write when the bucket is missing
             raise StoreUnavailableError(f"the object store has no such bucket ({operation})") from error
-
-
-def connect(settings: StoreSettings) -> RemoteStore:
-    """Return the store that the settings describe; nothing is sent yet.
-
-    Credentials that are not in the settings come from the usual environment: IRSA, workload identity,
-    instance metadata.
-
-    References: obstore's `S3Config`, `GCSConfig`, `AzureConfig`.
-    """
-    return RemoteStore(_bucket(settings), timeout_seconds=settings.store_timeout_seconds)
-
-
-def _bucket(settings: StoreSettings) -> "ObjectStore":
-    timeout = timedelta(seconds=settings.store_timeout_seconds)
-    copying = timedelta(seconds=COPY_MAX_BYTES / COPY_BYTES_PER_SECOND)
-    common: dict[str, Any] = {
-        "prefix": settings.store_prefix or None,
-        "client_options": {
-            "allow_http": settings.store_allow_http,
-            "connect_timeout": min(timeout, timedelta(seconds=5)),
-            "timeout": timeout + copying,  # `_call` is the strict one, this one is behind it
-        },
-        "retry_config": {"max_retries": RETRIES, "retry_timeout": timeout},
-    }
-    match settings.store_type:
-        case "s3":
-            return S3Store(settings.store_bucket, **_s3(settings), **common)
-        case "gcs":
-            return GCSStore(settings.store_bucket, **common)
-        case "azure":
-            return AzureStore(settings.store_bucket, **_azure(settings), **common)
-        case "local":
-            raise ValueError("`store_type` must be s3, gcs or azure")
-
-
-def _s3(settings: StoreSettings) -> dict[str, Any]:
-    return {
-        "region": settings.store_region,
-        "copy_if_not_exists": "multipart",
-        **_given("endpoint", settings.store_endpoint),
-        **_secret("access_key_id", settings.store_access_key_id),
-        **_secret("secret_access_key", settings.store_secret_access_key),
-    }
-
-
-def _azure(settings: StoreSettings) -> dict[str, Any]:
-    return {
-        **_given("endpoint", settings.store_endpoint),
-        **_secret("account_name", settings.store_access_key_id),
-        **_secret("account_key", settings.store_secret_access_key),
-    }
-
-
-def _given(name: str, value: str) -> dict[str, str]:
-    return {name: value} if value else {}
-
-
-def _secret(name: str, value: Any) -> dict[str, str]:
-    return {} if value is None else {name: value.get_secret_value()}
 
 
 def _age(found: "ObjectMeta") -> timedelta:

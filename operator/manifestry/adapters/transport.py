@@ -147,8 +147,8 @@ class Transport:
     @contextlib.asynccontextmanager
     async def stream(
         self, call: Call, *, inactivity_seconds: float | None
-    ) -> AsyncIterator[aiohttp.StreamReader]:
-        """Open a long answer; yields its body's reader.
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Open a long answer; yields the chunks of its body. Errors of the caller's own block are not ours.
 
         Args:
             call: the request; it is sent once.
@@ -159,14 +159,16 @@ class Transport:
         """
         started = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=inactivity_seconds)
-        try:
-            async with self._request(self._streams, call, timeout) as answer:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                answer = await stack.enter_async_context(self._request(self._streams, call, timeout))
                 self._observe(call, answer.status, started)
                 if answer.status >= 300:
                     raise self._refusal(answer.status, await _read_capped(answer, MAX_ERROR_BYTES))
-                yield answer.content
-        except NETWORK_ERRORS as error:
-            raise _no_answer(call, error) from error
+            except NETWORK_ERRORS as error:
+                self._observe(call, 0, started)
+                raise _no_answer(call, error) from error
+            yield _chunks(call, answer.content)
 
     def _refusal(self, status: int, body: bytes) -> apierrors.ApiError:
         if status == 401:
@@ -224,6 +226,14 @@ async def _read_capped(answer: aiohttp.ClientResponse, limit_bytes: int) -> byte
             answer.close()
             raise aiohttp.ClientPayloadError(f"the answer is over {limit_bytes} bytes")
     return bytes(body)
+
+
+async def _chunks(call: Call, content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in content.iter_any():
+            yield chunk
+    except NETWORK_ERRORS as error:
+        raise _no_answer(call, error) from error
 
 
 def _no_answer(call: Call, error: BaseException) -> apierrors.UnavailableError:

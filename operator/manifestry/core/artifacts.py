@@ -197,8 +197,7 @@ def _locate_all(observed: Observed, now: datetime) -> tuple[Found, ...] | Waitin
     located = [sources.locate(payload, observed.evidence, now) for payload in _payloads(observed.body)]
     subject = _subject(observed.body)
     if subject and observed.subject is None:
-        message = f"the subject '{subject}' is not ready"
-        located.append(Waiting("SourceNotFound", message, sources.RETRY_SECONDS))
+        located.append(sources.missing(f"the subject '{subject}' is not ready", observed.evidence, now))
     waiting = next((item for item in located if isinstance(item, Waiting)), None)
     return waiting or tuple(item for item in located if isinstance(item, Found))
 

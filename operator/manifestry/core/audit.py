@@ -36,7 +36,8 @@ class Event:
     """A request and what was decided about it.
 
     Args:
-        path: the URL's path as it came, without the query.
+        uri: the URL's path as it came, without the query.
+        path: the same, decoded, as the router has seen it.
         subject: the authenticated name; empty when there is none.
         namespace: the tenant's namespace; empty before it is known.
         status: the answer's HTTP status.
@@ -49,6 +50,7 @@ class Event:
     audit_id: str
     stage: Stage
     method: str
+    uri: str
     path: str
     subject: str
     groups: tuple[str, ...]
@@ -73,7 +75,7 @@ def record(event: Event) -> dict[str, Any]:
         "level": "Metadata",
         "auditID": event.audit_id,
         "stage": event.stage,
-        "requestURI": _bounded(event.path),
+        "requestURI": _bounded(event.uri),
         "verb": verb(event.method, named=bool(reference and "name" in reference)),
         "user": _user(event),
         "sourceIPs": list(event.source_ips),

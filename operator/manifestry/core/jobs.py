@@ -80,6 +80,7 @@ def live_job(job: Body, job_type: Body | None, batch: Body | None) -> ledgers.Li
         running=batch is not None and batchjobs.is_running(batch),
         parked=desired_state(jobtypes.spec_of(job)) == "Suspended",
         priority=jobtypes.priority(jobtypes.spec_of(job), job_type),
+        created=_created(job),
     )
 
 
@@ -89,6 +90,11 @@ def wants_pods(observed: Observed, now: datetime) -> bool:
     if batch is None or is_terminal(observed.job):
         return False
     return batchjobs.is_finished(batch) or _is_slow(batch, now)
+
+
+def _created(job: Body) -> datetime | None:
+    text = job["metadata"].get("creationTimestamp")
+    return datetime.fromisoformat(text) if isinstance(text, str) else None
 
 
 def _already_final(observed: Observed, now: datetime) -> Plan | None:

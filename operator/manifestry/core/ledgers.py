@@ -17,6 +17,7 @@ MAX_HOLDERS = 8000  # the CRD's maxProperties: about 1 MiB, what etcd takes in o
 RESERVED_GRACE = timedelta(
     seconds=120
 )  # kube-apiserver ends a mutating request after 34 s: far more than that
+TAKE_OVER_WINDOW = timedelta(seconds=60)  # 34 s, and the seconds by which clocks may differ
 
 
 class State(Enum):
@@ -68,14 +69,14 @@ class Ledger:
     Args:
         holders: by uid.
         usage: the number of holders by state, kept in step by `_with`.
-        reserved: uid by name of the Reserved holders.
+        reserved: uids of the Reserved holders by name; more than one only for a suspended Job's successor.
         initialized: T5 has filled it once; before that it may not be trusted.
         notes: why entries of the stored object were ignored.
     """
 
     holders: Mapping[str, Holder] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
-    reserved: Mapping[str, str] = field(default_factory=dict)
+    reserved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     initialized: bool = False
     notes: tuple[str, ...] = ()
 
@@ -91,6 +92,7 @@ class LiveJob:
         running: an unfinished batch Job of it exists that is not suspended.
         parked: it is suspended by its user and must not compete.
         priority: the priority it is entitled to.
+        created: its creationTimestamp, None for unknown.
     """
 
     uid: str
@@ -99,6 +101,7 @@ class LiveJob:
     running: bool = False
     parked: bool = False
     priority: int = 0
+    created: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,10 @@ def build(holders: Iterable[Holder], *, initialized: bool = True, notes: tuple[s
     by_uid = {holder.uid: holder for holder in holders}
     states = [holder.state for holder in by_uid.values()]
     usage = Usage(states.count(State.RESERVED), states.count(State.QUEUED), states.count(State.ADMITTED))
-    reserved = {holder.name: holder.uid for holder in by_uid.values() if holder.state is State.RESERVED}
+    reserved: dict[str, tuple[str, ...]] = {}
+    for holder in by_uid.values():
+        if holder.state is State.RESERVED:
+            _index(reserved, holder)
     return Ledger(by_uid, usage, reserved, initialized, notes)
 
 
@@ -152,9 +158,9 @@ def reserve(ledger: Ledger, uid: str, name: str, limits: Limits, now: datetime) 
     if uid in ledger.holders:
         return ledger, Outcome.KEPT
     entry = Holder(uid, name, State.RESERVED, now)
-    earlier = ledger.reserved.get(name)
-    if earlier is not None:
-        return _with(ledger, remove=(earlier,), put=(entry,)), Outcome.CHANGED
+    earlier = _charges(ledger, name)
+    if earlier:
+        return _with(ledger, remove=(earlier[-1].uid,), put=(entry,)), Outcome.CHANGED
     if not _has_room(ledger, limits):
         return ledger, Outcome.OVER_LIMIT
     return _with(ledger, put=(entry,)), Outcome.CHANGED
@@ -227,7 +233,7 @@ def repair(
         jobs: all Jobs of the tenant and job type, listed live AFTER the ledger was read.
         unfinished: uids that still have an unfinished batch Job or pod, whether the Job exists or not.
         limits: the submit gate, for Jobs without an entry.
-        now: the clock.
+        now: the time BEFORE the Jobs were listed: an entry is too old when its Job was absent at that age.
     """
     live = {job.uid: job for job in jobs}
     released = dict(_stale(ledger, live, unfinished, now))
@@ -286,8 +292,20 @@ def _wanted_state(job: LiveJob) -> State:
 
 
 def _taken_over(ledger: Ledger, job: LiveJob) -> Holder | None:
-    earlier = ledger.reserved.get(job.name)
-    return ledger.holders[earlier] if earlier is not None else None
+    """Return the charge of another attempt at the name, made before the name was seen to be taken.
+
+    A much younger one belongs to a later Job: this one is gone, and whoever claims for it had paused.
+    """
+    charges = _charges(ledger, job.name)
+    if job.created is not None:
+        charges = [entry for entry in charges if entry.since - job.created <= TAKE_OVER_WINDOW]
+    return charges[0] if charges else None
+
+
+def _charges(ledger: Ledger, name: str) -> list[Holder]:
+    """Return the Reserved entries of a name, the oldest first."""
+    entries = [ledger.holders[uid] for uid in ledger.reserved.get(name, ())]
+    return sorted(entries, key=lambda entry: (entry.since, entry.uid))
 
 
 def _advanced(held: Holder, job: LiveJob, wanted: State) -> Holder:
@@ -307,13 +325,12 @@ def _with(ledger: Ledger, *, remove: tuple[str, ...] = (), put: tuple[Holder, ..
         old = holders.pop(uid, None)
         if old is not None:
             delta[old.state] -= 1
-            if reserved.get(old.name) == uid:
-                del reserved[old.name]
+            _unindex(reserved, old)
     for holder in put:
         holders[holder.uid] = holder
         delta[holder.state] += 1
         if holder.state is State.RESERVED:
-            reserved[holder.name] = holder.uid
+            _index(reserved, holder)
     before = ledger.usage
     usage = Usage(
         before.reserved + delta[State.RESERVED],
@@ -321,6 +338,16 @@ def _with(ledger: Ledger, *, remove: tuple[str, ...] = (), put: tuple[Holder, ..
         before.admitted + delta[State.ADMITTED],
     )
     return replace(ledger, holders=holders, usage=usage, reserved=reserved)
+
+
+def _index(reserved: dict[str, tuple[str, ...]], holder: Holder) -> None:
+    reserved[holder.name] = tuple(sorted({*reserved.get(holder.name, ()), holder.uid}))
+
+
+def _unindex(reserved: dict[str, tuple[str, ...]], holder: Holder) -> None:
+    left = tuple(uid for uid in reserved.pop(holder.name, ()) if uid != holder.uid)
+    if left:
+        reserved[holder.name] = left
 
 
 def _parse_holder(uid: Any, entry: Any) -> Holder | None:

@@ -75,7 +75,13 @@ def attempts(pods: Iterable[Object]) -> list[Object]:
 
 
 def container_state(pod: Object, name: str) -> ContainerState:
-    """Return what the kubelet last said about a container; waiting before it has said anything."""
+    """Return what the kubelet last said about a container; waiting before it has said anything.
+
+    Without a node there is no kubelet, and the API server would answer an empty 200 for the log.
+    References: kubernetes/kubernetes pkg/registry/core/pod/strategy.go, LogLocation.
+    """
+    if not (pod.get("spec") or {}).get("nodeName"):
+        return "waiting"
     status = _status(pod, name)
     state = status.get("state") or {}
     if "running" in state:

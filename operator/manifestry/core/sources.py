@@ -9,9 +9,11 @@ from typing import Any, Final, Literal, assert_never
 
 from manifestry.core import digests, names
 
-RETRY_SECONDS: Final = (
-    15.0  # a reference that is not there yet: soon enough for a person, cheap enough for us
-)
+# What is not there yet is looked for at once in a fresh Artifact (two files of one `kubectl apply`), more and
+# more seldom in an old one: after a quarter of its age, at the latest after a minute.
+RETRY_SHARE: Final = 0.25
+RETRY_MIN_SECONDS: Final = 1.0
+RETRY_MAX_SECONDS: Final = 60.0
 
 # Who may write an Artifact may read its bytes, but perhaps not Secrets: so a Secret's owner must offer it.
 OFFER_LABEL: Final = f"{names.GROUP}/artifact-source"
@@ -198,19 +200,26 @@ def locate(payload: Payload, evidence: Evidence, now: datetime) -> Found | Waiti
         case Upload() as upload:
             return _uploaded(payload, upload, evidence, now)
         case Object(digest):
-            return _stored(payload, digest, evidence)
+            return _stored(payload, digest, evidence, now)
         case Reference() as reference:
-            return _copied(payload, reference, evidence)
+            return _copied(payload, reference, evidence, now)
         case Url():
             raise RefusedError("SourceNotSupported", f"{_of(payload)}`url` is not served yet")
         case other:
             assert_never(other)
 
 
+def missing(message: str, evidence: Evidence, now: datetime) -> Waiting:
+    """Return the wait for something that the spec points to and that is not there."""
+    age_seconds = (now - (evidence.created or now)).total_seconds()
+    seconds = min(max(age_seconds * RETRY_SHARE, RETRY_MIN_SECONDS), RETRY_MAX_SECONDS)
+    return Waiting("SourceNotFound", message, seconds)
+
+
 def _uploaded(payload: Payload, upload: Upload, evidence: Evidence, now: datetime) -> Found | Waiting:
     if upload.digest is None:
         return _awaited(payload, upload, evidence.created or now, now)
-    found = _stored(payload, upload.digest, evidence)
+    found = _stored(payload, upload.digest, evidence, now)
     return found if isinstance(found, Waiting) else _sized(found, upload.size_bytes)
 
 
@@ -223,20 +232,20 @@ def _awaited(payload: Payload, upload: Upload, created: datetime, now: datetime)
     return Waiting("AwaitingUpload", f"{_of(payload)}the bytes must be uploaded through the REST API", left)
 
 
-def _stored(payload: Payload, digest: str, evidence: Evidence) -> Found | Waiting:
+def _stored(payload: Payload, digest: str, evidence: Evidence, now: datetime) -> Found | Waiting:
     size_bytes = evidence.blobs.get(digest)
     if size_bytes is None:
         message = f"{_of(payload)}the tenant's store has no bytes with digest '{digest}'"
-        return Waiting("SourceNotFound", message, RETRY_SECONDS)
+        return missing(message, evidence, now)
     return _checked(Found(payload, digest, size_bytes))
 
 
-def _copied(payload: Payload, reference: Reference, evidence: Evidence) -> Found | Waiting:
+def _copied(payload: Payload, reference: Reference, evidence: Evidence, now: datetime) -> Found | Waiting:
     data = evidence.contents.get(reference, Absent.NO_OBJECT)
     if isinstance(data, Absent):
         where = f" '{reference.key}'" if data is Absent.NO_KEY else ""
         message = f"{_of(payload)}{reference.kind} '{reference.name}' {data.value}{where}"
-        return Waiting("SourceNotFound", message, RETRY_SECONDS)
+        return missing(message, evidence, now)
     return _checked(Found(payload, digests.of(data), len(data), data))
 
 

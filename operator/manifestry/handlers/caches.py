@@ -43,7 +43,8 @@ class Caches:
 
     def _claim(self, namespace: str) -> str | None:
         found = self.namespaces.get(namespace)
-        return None if found is None else (found["metadata"].get("labels") or {}).get(names.TENANT_LABEL)
+        labels = found["metadata"].get("labels") if found else None
+        return labels.get(names.TENANT_LABEL) if isinstance(labels, Mapping) else None
 
     def put(self, kind: str, item: Object) -> bool:
         """Keep an object unless it or a newer one is kept already; tell whether it is news.

@@ -80,13 +80,24 @@ async def _transact(
     return ledger, outcome
 
 
-async def clear(ctx: Context, namespace: str, name: str, observed: Observed | None) -> float | None:
-    """Release what deleted Jobs of this name hold, once their pods are gone.
+async def clear(
+    ctx: Context, namespace: str, held: list[tuple[str, ledgers.Holder]], observed: Observed | None
+) -> float | None:
+    """Release what deleted Jobs of a name hold, once their pods are gone.
 
-    A Reserved entry may belong to a Job that is being created right now; it is left to repair for as long.
+    Args:
+        ctx: the operator's ports.
+        namespace: the Jobs' namespace.
+        held: (job type, holder) of the name, from before the Job was read: a Job that was made in between
+            must not be taken for one that is gone.
+        observed: the Job that has the name now.
+
+    Returns:
+        The seconds after which to look again; None when nothing is left. A Reserved entry may belong to a
+        Job that is being created; it is left to repair until it is old enough.
     """
     kept, after = (observed.uid if observed else None), None
-    for job_type, holder in ctx.ledgers.named(namespace, name):
+    for job_type, holder in held:
         is_new = ctx.clock.now() - holder.since <= ledgers.RESERVED_GRACE
         if holder.uid == kept or (holder.state is ledgers.State.RESERVED and is_new):
             continue

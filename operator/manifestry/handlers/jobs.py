@@ -46,8 +46,9 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
 
 async def _reconcile(ctx: Context, namespace: str, name: str) -> float | None:
     await load(ctx)
+    held = ctx.ledgers.named(namespace, name)  # before the Job: an entry that was claimed had a Job by then
     observed = await _gather(ctx, namespace, name)
-    leftovers = await holders.clear(ctx, namespace, name, observed)
+    leftovers = await holders.clear(ctx, namespace, held, observed)
     if observed is None:
         return leftovers
     for _ in range(MAX_PASSES):

@@ -15,6 +15,9 @@ from manifestry.adapters import cluster, health
 from manifestry.core import names
 
 POOL_SIZE = 32
+KOPF_IDENTITY: Any = (
+    "manifestry"  # unset, kopf asks for the user's name, which a container's numeric uid has not
+)
 SERVER_TIMEOUT_SECONDS = 300
 CLIENT_TIMEOUT_SECONDS = 310
 SILENCE_SECONDS = 480.0  # server timeout, plus inactivity timeout, plus the longest row of retries
@@ -123,6 +126,7 @@ async def run(
         lifecycle=kopf.lifecycles.all_at_once,
         clusterwide=True,
         standalone=True,
+        identity=KOPF_IDENTITY,
         ready_flag=ready,
         stop_flag=stop,
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 _logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class Vitals:
         try:
             await asyncio.wait({task, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
+                report([vital for vital in self._tasks if vital.done()])
                 return False
             task.result()
             return True
@@ -41,18 +42,23 @@ class Vitals:
     async def wait(self) -> None:
         """Wait until the first task ends, and say which and why."""
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            error = None if task.cancelled() else task.exception()
-            _logger.log(
-                logging.ERROR if error else logging.INFO,
-                "task ended",
-                extra={"task": task.get_name(), "error": str(error) if error else ""},
-                exc_info=error,
-            )
+        report(done)
 
     async def close(self) -> None:
         """End all tasks."""
         await end(*self._tasks)
+
+
+def report(done: Iterable[Task]) -> None:
+    """Say which tasks have ended, and why."""
+    for task in done:
+        error = None if task.cancelled() else task.exception()
+        _logger.log(
+            logging.ERROR if error else logging.INFO,
+            "task ended",
+            extra={"task": task.get_name(), "error": str(error) if error else ""},
+            exc_info=error,
+        )
 
 
 async def end(*tasks: Task, grace_seconds: float = 0.0) -> None:

@@ -31,6 +31,7 @@ async def call(
     path: str,
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     chunks: Iterable[bytes] = (b"",),
+    *,
     query: bytes = b"",
 ) -> Answer:
     """Send one request and collect the answer."""

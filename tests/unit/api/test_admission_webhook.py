@@ -25,7 +25,7 @@ class Kubernetes:
         self.objects: dict[str, Any] = {}
         self.error: Exception | None = None
 
-    async def get(self, _resource: Any, name: str, namespace: str | None = None) -> Any:
+    async def get(self, _resource: Any, name: str, _namespace: str | None = None) -> Any:
         if self.error:
             raise self.error
         if name not in self.objects:
@@ -42,7 +42,7 @@ class Ledgers:
         self.seconds = 0.0
         self.writes = 0
 
-    async def transact(self, namespace: str, job_type: str, decide: Any) -> Any:
+    async def transact(self, _namespace: str, _job_type: str, decide: Any) -> Any:
         await asyncio.sleep(self.seconds)
         if self.error:
             raise self.error

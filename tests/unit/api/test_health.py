@@ -29,7 +29,7 @@ class Kubernetes:
         }
         self.slow = False
 
-    async def get(self, _resource: Any, name: str, namespace: str | None = None) -> Any:
+    async def get(self, _resource: Any, name: str, _namespace: str | None = None) -> Any:
         if self.slow:
             await asyncio.sleep(60)
         if name not in self.objects:
@@ -84,7 +84,8 @@ async def test_all_well_is_200_with_a_row_for_each_check() -> None:
     answer = await asgi.call(found.app, "GET", "/readyz")
     assert answer.status == 200, answer.body
     assert [row["name"] for row in answer.json()["checks"]] == [
-        "kubernetes-api", "object-store", "job-runner", "configuration", "caches", "tenants", "webhook-certificate",
+        "kubernetes-api", "object-store", "job-runner", "configuration", "caches", "tenants",
+        "webhook-certificate",
     ]  # fmt: skip
     assert all(row["reason"] == "" and row["ageSeconds"] is not None for row in answer.json()["checks"])
 

@@ -125,10 +125,8 @@ def test_log_lines_are_json_with_extras_and_without_line_breaks() -> None:
 
 
 def test_log_lines_carry_the_exception() -> None:
-    try:
-        raise RuntimeError("x")
-    except RuntimeError as error:
-        record = logging.makeLogRecord({"msg": "m", "exc_info": (RuntimeError, error, error.__traceback__)})
+    error = RuntimeError("x")
+    record = logging.makeLogRecord({"msg": "m", "exc_info": (RuntimeError, error, None)})
     assert "RuntimeError: x" in json.loads(loglines.JsonFormatter().format(record))["exception"]
 
 

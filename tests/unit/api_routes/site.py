@@ -113,7 +113,7 @@ def pod(name: str, job: Mapping[str, Any], state: str = "running", second: int =
             "labels": {names.JOB_UID_LABEL: job["metadata"]["uid"]},
             "creationTimestamp": f"2026-05-04T04:00:{second:02}Z",
         },
-        "spec": {"containers": [{"name": "job"}]},
+        "spec": {"nodeName": "n1", "containers": [{"name": "job"}]},
         "status": {"phase": "Running", "containerStatuses": [{"name": "job", "state": {state: {}}}]},
     }
 

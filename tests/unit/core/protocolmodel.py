@@ -34,7 +34,8 @@ class World:
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name
     pods: set[str] = field(default_factory=set)  # uids of Jobs with a live pod
     uids: int = 0
-    charged: set[str] = field(default_factory=set)  # uids of Jobs that the webhook let in
+    charged: set[str] = field(default_factory=set)  # first Jobs of a name, let in by the webhook
+    incarnations: dict[str, int] = field(default_factory=dict)
 
     def bump(self) -> str:
         self.version += 1
@@ -63,6 +64,7 @@ class World:
         metadata["resourceVersion"] = self.bump()
         metadata["creationTimestamp"] = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
         self.jobs[name] = {"metadata": metadata, "spec": {"jobType": "render", **spec}, "status": {}}
+        self.incarnations[name] = self.incarnations.get(name, 0) + 1
         return True
 
     def write_status(self, name: str, seen: Mapping[str, Any], status: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def submit(world: World, name: str, spec: dict[str, Any], rejected: bool) -> Op:
     yield
     if outcome is ledgers.Outcome.OVER_LIMIT or rejected or world.now - started > MUTATING_TIMEOUT:
         return
-    if world.create_job(name, uid, spec):
+    if world.create_job(name, uid, spec) and world.incarnations[name] == 1:
         world.charged.add(uid)
 
 
@@ -138,9 +140,11 @@ def bypass(world: World, name: str, spec: dict[str, Any]) -> Op:
 
 def reconcile(world: World, name: str) -> Op:
     """An operator's look at one Job; any number of them may be under way for the same Job."""
+    seen = ledgers.named(world.ledger, name)
+    yield
     job = world.jobs.get(name)
     yield
-    yield from clear(world, name, job)
+    yield from clear(world, seen, job)
     if job is None:
         return
     _, ledger = world.read_ledger()
@@ -217,10 +221,12 @@ def give_back(ledger: ledgers.Ledger, uid: str) -> Any:
     return ledgers.admit(ledger, LIMITS)[0], outcome
 
 
-def clear(world: World, name: str, job: dict[str, Any] | None) -> Generator[None, None, None]:
+def clear(
+    world: World, seen: tuple[ledgers.Holder, ...], job: dict[str, Any] | None
+) -> Generator[None, None, None]:
     """What handlers/holders.clear does: release what deleted Jobs of this name hold."""
     kept = job["metadata"]["uid"] if job else None
-    for holder in ledgers.named(world.ledger, name):
+    for holder in seen:
         is_new = world.now - holder.since <= ledgers.RESERVED_GRACE
         if holder.uid == kept or (holder.state is ledgers.State.RESERVED and is_new):
             continue
@@ -251,6 +257,7 @@ def admit(world: World) -> Op:
 def repair(world: World) -> Op:
     """T5: ledger, then Jobs, then the write at the version that was read."""
     version, ledger = world.read_ledger()
+    now = world.now
     yield
     live_jobs = list(world.jobs.values())
     yield
@@ -260,7 +267,7 @@ def repair(world: World) -> Op:
     yield
     live = [jobs.live_job(job, TYPE, left.get(job["metadata"]["uid"])) for job in live_jobs]
     unfinished = frozenset(uid for uid in (*left, *pods) if uid)
-    after, _ = ledgers.repair(ledger, live, unfinished, LIMITS, world.now)
+    after, _ = ledgers.repair(ledger, live, unfinished, LIMITS, now)
     if after.holders != ledger.holders:
         try:
             world.write_ledger(version, after)

@@ -1,7 +1,7 @@
 """References are decoded as Kubernetes has them; no spec, however malformed, raises."""
 
 import base64
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -56,7 +56,13 @@ def test_a_reference_without_bytes_says_why_and_is_tried_again(absent: Absent, m
     reference = Reference("Secret", "s", "k")
     payload = sources.Payload("", "a/b", reference, None, None)
     found = sources.locate(payload, Evidence(contents={reference: absent}), NOW)
-    assert found == sources.Waiting("SourceNotFound", message, sources.RETRY_SECONDS)
+    assert found == sources.Waiting("SourceNotFound", message, sources.RETRY_MIN_SECONDS)
+
+
+@pytest.mark.parametrize(("age_seconds", "again"), [(0, 1), (4, 1), (40, 10), (240, 60), (1e7, 60), (-5, 1)])
+def test_what_is_missing_is_looked_for_ever_more_seldom(age_seconds: float, again: float) -> None:
+    evidence = Evidence(created=NOW - timedelta(seconds=age_seconds))
+    assert sources.missing("m", evidence, NOW).seconds == again
 
 
 def test_secret_bytes_have_no_printable_form() -> None:

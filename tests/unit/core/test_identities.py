@@ -75,7 +75,7 @@ def test_service_account_subjects(subject: Any, expected: Any) -> None:
         ("  ", "kubernetes", False),
     ],
 )
-def test_reserved_and_empty_subjects_are_refused(subject: Any, method: str, accepted: Any) -> None:
+def test_reserved_and_empty_subjects_are_refused(subject: Any, method: Any, accepted: Any) -> None:
     identity = identities.Identity(subject, (), method)
     if accepted:
         identities.check_subject(identity)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,6 @@ def test_a_released_lease_is_free_for_everybody() -> None:
 
 
 @pytest.mark.parametrize("change", [{"retry_seconds": 10.0}, {"renew_seconds": 15.0}])
-def test_terms_that_would_let_two_lead_are_refused(change: dict[str, float]) -> None:
+def test_terms_that_would_let_two_lead_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must hold"):
         dataclasses.replace(TERMS, **change)

@@ -14,6 +14,7 @@ from tests.unit.core import protocolmodel as model
 
 pytestmark = pytest.mark.unit
 NAMES = st.sampled_from(model.NAMES)
+IN_FLIGHT = 6  # few enough that most operations come to their end
 WISHES = st.sampled_from(["Active", "Suspended", "Cancelled"])
 
 
@@ -139,7 +140,7 @@ class LedgerProtocol(RuleBasedStateMachine):
         for _ in range(4):
             self.world.now += timedelta(seconds=130)
             model.drain(model.repair(self.world))
-            for name in model.NAMES:
+            for name in {*model.NAMES, *self.world.incarnations}:
                 model.drain(model.reconcile(self.world, name))
                 self.limits_hold()
             self.kubelet_and_garbage_collector()
@@ -175,8 +176,9 @@ def simulate(seed: int, steps: int) -> None:
     moves: list[tuple[int, Any]] = [
         (60, lambda: machine.ops and machine.step(choose.randrange(50), 1)),
         (8, lambda: machine.submit(choose.choice(model.NAMES), choose.randint(-2, 2), choose.random() < 0.2)),
+        (4, lambda: machine.submit(f"n{choose.randrange(steps)}", 0, rejected=False)),
         (1, lambda: machine.submit_past_the_webhook(choose.choice(model.NAMES))),
-        (20, lambda: machine.look_at(choose.choice(model.NAMES))),
+        (20, lambda: machine.look_at(choose.choice([*model.NAMES, *machine.world.jobs]))),
         (3, machine.admit),
         (5, machine.repair),
         (2, lambda: machine.ops and machine.crash(choose.randrange(50))),
@@ -184,13 +186,16 @@ def simulate(seed: int, steps: int) -> None:
         (6, machine.pods_start),
         (6, lambda: machine.one_finishes(choose.randrange(5), choose.choice(["Complete", "Failed"]))),
         (6, machine.kubelet_and_garbage_collector),
-        (3, lambda: machine.user_deletes(choose.choice(model.NAMES))),
+        (3, lambda: machine.user_deletes(choose.choice([*model.NAMES, *machine.world.jobs]))),
         (3, lambda: machine.user_wishes(choose.choice(model.NAMES), choose.choice(["Active", "Suspended"]))),
         (1, lambda: machine.user_wishes(choose.choice(model.NAMES), "Cancelled")),
         (1, lambda: machine.somebody_deletes_a_batch_job(choose.randrange(5))),
     ]
     weights = [weight for weight, _ in moves]
     for _, move in choose.choices(moves, weights, k=steps):
+        while len(machine.ops) > IN_FLIGHT:
+            machine.step(choose.randrange(50), 1)
+            machine.limits_hold()
         move()
         machine.limits_hold()
     machine.teardown()

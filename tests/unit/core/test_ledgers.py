@@ -86,6 +86,14 @@ def test_claim(why: Any, before: Any, job: Any, expected: Any, outcome: Any) -> 
     assert found.value == outcome, why
 
 
+def test_the_charge_of_a_later_job_of_the_name_is_left_alone() -> None:
+    ledger = ledgers.build([holder("9", State.RESERVED, name="a")])
+    late = LiveJob("1", "a", created=NOW - timedelta(seconds=61))
+    assert ledgers.claim(ledger, late, Limits(1, 0), NOW) == (ledger, Outcome.OVER_LIMIT)
+    near = LiveJob("1", "a", created=NOW - timedelta(seconds=59))
+    assert states(ledgers.claim(ledger, near, Limits(1, 0), NOW)[0]) == {"1": "Queued"}
+
+
 def test_claim_without_a_charge_is_refused_when_full_but_what_runs_is_never_lost() -> None:
     full = ledgers.build([holder("1"), holder("2")])
     assert ledgers.claim(full, LiveJob("3", "c"), ONE, NOW) == (full, Outcome.OVER_LIMIT)

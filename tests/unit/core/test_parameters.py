@@ -31,7 +31,7 @@ def nested(levels: Any) -> Any:
 
 def bomb(levels: Any) -> Any:
     """Each definition asks for the one before twice: 2 to the power of `levels` steps."""
-    defs = {"d0": {"type": "integer"}}
+    defs: dict[str, Any] = {"d0": {"type": "integer"}}
     for i in range(levels):
         defs[f"d{i + 1}"] = {"allOf": [{"$ref": f"#/$defs/d{i}"}, {"$ref": f"#/$defs/d{i}"}]}
     return {"$defs": defs, "properties": {"x": {"$ref": f"#/$defs/d{levels}"}}}
@@ -108,7 +108,7 @@ def test_parameters_of_another_shape_are_left_out(items: Any) -> None:
     ],
 )
 def test_a_union_with_text_takes_the_json_value_where_it_fits(value: Any, types: Any) -> None:
-    schema = {"properties": {"p": {"type": ["string", sorted(types)[0]]}}}
+    schema = {"properties": {"p": {"type": ["string", min(types)]}}}
     text = parameters.encode(value)
     assert parameters.to_object([{"name": "p", "value": text}], schema) == {"p": value}
 

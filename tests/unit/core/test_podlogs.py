@@ -13,7 +13,11 @@ def pod(
 ) -> dict[str, Any]:
     return {
         "metadata": {"name": name, "creationTimestamp": f"2026-11-23T10:00:{second:02}Z"},
-        "spec": {"containers": [{"name": "job"}, {"name": "side"}], "initContainers": [{"name": "fetch"}]},
+        "spec": {
+            "nodeName": "n1",
+            "containers": [{"name": "job"}, {"name": "side"}],
+            "initContainers": [{"name": "fetch"}],
+        },
         "status": {
             "phase": phase,
             "containerStatuses": [{"name": "job", "state": {state: extra}}],
@@ -67,5 +71,7 @@ def test_the_reason_for_waiting_is_told() -> None:
         podlogs.choose("queued", False, [pod("p", "waiting", reason="ImagePullBackOff")], Wanted())
 
 
-def test_a_container_without_a_status_waits() -> None:
+def test_a_container_without_a_status_or_a_node_waits() -> None:
     assert podlogs.container_state({"metadata": {}}, "job") == "waiting"
+    assert podlogs.container_state({"spec": {"nodeName": "n1"}}, "job") == "waiting"
+    assert podlogs.container_state({**SECOND, "spec": {}}, "job") == "waiting"

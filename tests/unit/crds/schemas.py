@@ -5,7 +5,6 @@ can be matched (properties, map keys, items of a list-map). So immutability that
 unsetting a field shows up in a table.
 """
 
-import base64
 import functools
 import re
 from collections.abc import Iterator, Mapping
@@ -86,7 +85,7 @@ def verdict(
     for rule in schema.get("x-kubernetes-validations", ()):
         if "oldSelf" in rule["rule"] and old is None:
             continue
-        holds = cel.evaluate(rule["rule"], {"self": _typed(schema, new), "oldSelf": _typed(schema, old)})
+        holds = cel.evaluate(rule["rule"], {"self": new, "oldSelf": old})
         if seen is not None:
             seen.add((f"{path}: {rule['rule']}", bool(holds)))
         if holds is not True:
@@ -94,10 +93,6 @@ def verdict(
     for child_path, child, value, previous in _children(schema, new, old, path):
         messages += verdict(child, value, previous, seen, child_path)
     return messages
-
-
-def _typed(schema: Json, value: Any) -> Any:
-    return base64.b64decode(value) if schema.get("format") == "byte" and isinstance(value, str) else value
 
 
 def _children(schema: Json, new: Any, old: Any, path: str) -> Iterator[tuple[str, Json, Any, Any]]:

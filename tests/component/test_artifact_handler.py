@@ -1,0 +1,186 @@
+"""The Artifact handler against a local store, with an API server that changes under its hands."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from manifestry.adapters import cluster, store, store_local
+from manifestry.core import conditions, names
+from manifestry.handlers import artifacts, caches
+from manifestry.handlers.registry import Context
+
+UID = "0a1b2c3d-0000-4000-8000-00000000000f"
+Object = dict[str, Any]
+
+
+@dataclass
+class Api:
+    """The two calls that the handler makes, for one namespace; `before_write` comes between them."""
+
+    objects: dict[tuple[str, str], Object] = field(default_factory=dict)
+    writes: int = 0
+    before_write: Callable[[], None] = lambda: None
+
+    def add(self, resource: names.Resource, body: Object) -> None:
+        body["metadata"].setdefault("resourceVersion", "1")
+        self.objects[resource.kind, body["metadata"]["name"]] = body
+
+    async def get(self, resource: names.Resource, name: str, _: str | None = None) -> Object:
+        found = self.objects.get((resource.kind, name))
+        if found is None:
+            raise cluster.NotFoundError(404, "NotFound", "not found")
+        return copy.deepcopy(found)
+
+    async def replace(
+        self, resource: names.Resource, body: Object, *, subresource: str | None = None
+    ) -> Object:
+        self.before_write()
+        current = await self.get(resource, body["metadata"]["name"])
+        if current["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+            raise cluster.ConflictError(409, "Conflict", "the object has been modified")
+        assert subresource == "status"
+        self.writes += 1
+        version = str(int(current["metadata"]["resourceVersion"]) + 1)
+        merged = {**current, "status": body["status"]}
+        merged["metadata"] = {**current["metadata"], "resourceVersion": version}
+        self.add(resource, merged)
+        return merged
+
+
+@dataclass
+class Clock:
+    at: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.at
+
+
+@dataclass
+class World:
+    api: Api
+    clock: Clock
+    store: store_local.LocalStore
+    ctx: Context
+
+    def artifact(self, **spec: Any) -> None:
+        meta = {
+            "name": "a",
+            "namespace": "team",
+            "generation": 1,
+            "creationTimestamp": "2026-01-01T12:00:00Z",
+        }
+        self.api.add(names.ARTIFACTS, {"metadata": meta, "spec": {"mediaType": "a/b", **spec}})
+
+    async def reconcile(self) -> float | None:
+        return await artifacts.reconcile(self.ctx, "team", "a")
+
+    @property
+    def ready(self) -> tuple[str, str]:
+        found = conditions.find(self.api.objects["Artifact", "a"]["status"]["conditions"], "Ready")
+        assert found is not None
+        return found["status"], found["reason"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    api, clock = Api(), Clock()
+    labels = {names.TENANT_LABEL: "acme"}
+    api.add(names.NAMESPACES, {"metadata": {"name": "team", "uid": UID, "labels": labels}})
+    opened = store_local.LocalStore(tmp_path, timeout_seconds=5)
+    unused = cast("Any", None)
+    ctx = Context(
+        cast("Any", api), opened, unused, caches.Caches(), unused, cast("Any", clock), unused, unused
+    )
+    return World(api, clock, opened, ctx)
+
+
+async def test_an_artifact_that_is_gone_needs_nothing(world: World) -> None:
+    assert await world.reconcile() is None
+
+
+async def test_a_ready_artifact_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.artifact(inline={"text": "hello"})
+    assert await world.reconcile() is None
+    assert (world.ready, world.api.writes) == (("True", "Stored"), 1)
+    monkeypatch.delattr(store_local.LocalStore, "put")
+    assert await world.reconcile() is None
+    assert world.api.writes == 1
+
+
+async def test_a_change_in_between_wins_and_is_looked_at_again(world: World) -> None:
+    world.artifact(inline={"text": "hello"})
+
+    def edit() -> None:
+        world.api.objects["Artifact", "a"]["metadata"]["resourceVersion"] = "7"
+        world.api.before_write = lambda: None
+
+    world.api.before_write = edit
+    assert await world.reconcile() == artifacts.CONFLICT_RETRY_SECONDS
+    assert world.api.writes == 0
+    assert await world.reconcile() is None
+    assert world.api.writes == 1
+
+
+async def test_a_deletion_in_between_is_the_end(world: World) -> None:
+    world.artifact(inline={"text": "hello"})
+    world.api.before_write = world.api.objects.clear
+    assert await world.reconcile() is None
+
+
+@pytest.mark.parametrize("error", [store.StoreUnavailableError("down"), store.StoreFullError("full")])
+async def test_a_failing_store_is_said_once_and_tried_until_it_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: store.StoreError
+) -> None:
+    world.artifact(inline={"text": "hello"})
+
+    async def fail(*_: object) -> store.Blob:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "put", fail)
+        for _ in range(3):
+            assert await world.reconcile() == 5
+            world.clock.at += timedelta(seconds=5)
+    assert (world.ready, world.api.writes) == (("Unknown", "StoreUnavailable"), 1)
+    assert await world.reconcile() is None
+    assert (world.ready, world.api.writes) == (("True", "Stored"), 2)
+
+
+async def test_an_upload_expires_by_the_clock(world: World) -> None:
+    world.artifact(upload={"expiresAfterSeconds": 60})
+    assert await world.reconcile() == 60
+    world.clock.at += timedelta(seconds=30)
+    assert await world.reconcile() == 30
+    assert (world.ready, world.api.writes) == (("Unknown", "AwaitingUpload"), 1)
+    world.clock.at += timedelta(seconds=30)
+    assert await world.reconcile() is None
+    assert (world.ready, world.api.writes) == (("False", "UploadExpired"), 2)
+
+
+async def test_a_subject_is_waited_for_and_then_named(world: World) -> None:
+    world.artifact(inline={"text": "sbom"}, subjectRef={"name": "image"})
+    assert await world.reconcile() == 1
+    assert world.ready == ("Unknown", "SourceNotFound")
+    digest = "sha256:" + "a" * 64
+    ready = {"type": "Ready", "status": "True", "reason": "Stored", "message": "", "lastTransitionTime": "t"}
+    status = {"observedGeneration": 1, "conditions": [ready], "manifest": {"digest": digest, "sizeBytes": 9}}
+    world.api.add(names.ARTIFACTS, {"metadata": {"name": "image", "generation": 1}, "status": status})
+    assert await world.reconcile() is None
+    pointer = world.api.objects["Artifact", "a"]["status"]["manifest"]["digest"]
+    assert digest.encode() in await world.store.read(UID, pointer, limit_bytes=1 << 20)
+
+
+async def test_two_namespaces_of_one_tenant_are_both_refused(world: World) -> None:
+    world.artifact(inline={"text": "hello"})
+    meta = {"name": "rival", "uid": "x", "resourceVersion": "1", "labels": {names.TENANT_LABEL: "acme"}}
+    world.ctx.caches.put(names.NAMESPACES.kind, {"metadata": meta})
+    assert await world.reconcile() == 60
+    assert world.ready == ("False", "TenantNotFound")
+    world.ctx.caches.drop(names.NAMESPACES.kind, "rival")
+    assert await world.reconcile() is None
+    assert world.ready == ("True", "Stored")

@@ -1,0 +1,46 @@
+"""The last seen objects of the small kinds."""
+
+from typing import Any
+
+from manifestry.core import names
+from manifestry.handlers import caches
+
+
+def item(name: str, version: int, tenant: str | None = None) -> dict[str, Any]:
+    labels = {names.TENANT_LABEL: tenant} if tenant else None
+    return {"metadata": {"name": name, "resourceVersion": str(version), "labels": labels}}
+
+
+def test_an_older_object_does_not_replace_a_newer_one() -> None:
+    found = caches.Caches()
+    assert found.put("JobType", item("a", 5))
+    assert not found.put("JobType", item("a", 5))
+    assert not found.put("JobType", item("a", 4))
+    assert found.put("JobType", item("a", 10))
+    assert found.job_types["a"]["metadata"]["resourceVersion"] == "10"
+    assert not found.put("Pod", item("a", 1))
+
+
+def test_a_list_tells_what_it_changed_and_keeps_what_is_newer() -> None:
+    found = caches.Caches()
+    for name, version in (("same", 1), ("changed", 2), ("gone", 3), ("newer", 50)):
+        found.put("TenantQuota", item(name, version))
+    listed = [item("same", 1), item("changed", 7), item("new", 8), item("newer", 9)]
+    assert found.replace("TenantQuota", listed, "20") == {"changed", "gone", "new"}
+    assert sorted(found.tenant_quotas) == ["changed", "new", "newer", "same"]
+    assert found.tenant_quotas["newer"]["metadata"]["resourceVersion"] == "50"
+    assert found.replace("TenantQuota", []) == {"changed", "new", "newer", "same"}
+
+
+def test_a_tenant_that_two_namespaces_claim_is_nobodys() -> None:
+    found = caches.Caches()
+    found.put("Namespace", item("a", 1, "acme"))
+    assert found.tenant("a") == "acme"
+    found.put("Namespace", item("b", 2, "acme"))
+    found.put("Namespace", item("c", 3, "zeta"))
+    assert (found.tenant("a"), found.tenant("b"), found.tenant("c")) == (None, None, "zeta")
+    found.drop("Namespace", "b")
+    found.drop("Pod", "a")
+    assert found.tenant("a") == "acme"
+    assert found.tenant("absent") is None
+    assert found.tenant_uid("absent") is None
