@@ -13,7 +13,7 @@ from tests.e2e.teams import JOB_TYPES, NAMESPACE, QUOTAS, Team, body
 
 SCRIPTS = {
     "e2e-ok": "echo started; echo done",
-    "e2e-slow": 'for i in $(seq 1 "$PARAM_LINES"); do echo "line $i"; sleep "$PARAM_PAUSE"; done',
+    "e2e-slow": 'for i in $(seq 1 "${PARAM_LINES:-5}"); do echo "line $i"; sleep "${PARAM_PAUSE:-0.2}"; done',
     "e2e-fail": "echo going down; exit 7",
 }
 SCHEMA = {
@@ -61,7 +61,6 @@ def job_types(cluster: ClusterApi, image: str) -> Iterator[None]:
             "image": image,
             "command": ["/bin/sh", "-c"],
             "args": [script],
-            "env": [{"name": "PARAM_LINES", "value": "5"}, {"name": "PARAM_PAUSE", "value": "0.2"}],
             "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
             "parametersSchema": SCHEMA,
         }

@@ -5,10 +5,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from manifestry.adapters import quota_metrics
+from manifestry.adapters import cluster, quota_metrics
 from manifestry.adapters.ledgers import LedgerError, NotReadyError, World
 from manifestry.core import batchjobs, conditions, jobs, jobtypes, ledgers, names, quotas
-from manifestry.handlers.quotas import AmbiguousTenantError, job_type_of, limits_of, load, tenant_of, wake
+from manifestry.handlers.quotas import (
+    AmbiguousTenantError,
+    is_leaving,
+    job_type_of,
+    limits_of,
+    load,
+    tenant_of,
+    wake,
+)
 from manifestry.handlers.registry import Context
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +44,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
         tenant = await tenant_of(ctx, namespace)
     except AmbiguousTenantError:
         return None
-    if tenant is None or await job_type_of(ctx, name) is None:
+    if tenant is None or is_leaving(ctx, namespace) or await job_type_of(ctx, name) is None:
         return None
     if not await _is_ready(ctx, namespace, name):
         await ctx.ledgers.ensure(namespace, name)
@@ -49,18 +57,19 @@ async def resync(ctx: Context) -> None:
     """Repair every ledger of every tenant and make the missing ones; one tenant's failure stops no other.
 
     Raises:
-        LedgerError: a ledger could not be repaired; readiness must not take this run for a success.
+        LedgerError, ApiError: a ledger could not be repaired; readiness must not count this run as a success.
     """
     await load(ctx)
-    failed = []
+    failed: list[Exception] = []
     for namespace in tuple(ctx.caches.namespaces):
         tenant = ctx.caches.tenant(namespace)
-        if tenant is None:
+        if tenant is None or is_leaving(ctx, namespace):
             continue
         try:
             await ensure_all(ctx, namespace, tenant)
-        except LedgerError as error:
-            failed.append(error)
+        except (LedgerError, cluster.ApiError) as error:
+            if not is_leaving(ctx, namespace):  # it may have begun to leave meanwhile
+                failed.append(error)
     if failed:
         raise failed[0]
     ctx.ledgers.repaired()

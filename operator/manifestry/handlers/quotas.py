@@ -45,6 +45,12 @@ async def tenant_of(ctx: Context, namespace: str) -> str | None:
     return tenant
 
 
+def is_leaving(ctx: Context, namespace: str) -> bool:
+    """Tell whether a namespace is being deleted: nothing can be created there any more."""
+    found = ctx.caches.namespaces.get(namespace)
+    return found is not None and bool(found["metadata"].get("deletionTimestamp"))
+
+
 async def job_type_of(ctx: Context, name: str) -> dict[str, Any] | None:
     """Return a JobType, read live when no event has told of it yet; None when there is none."""
     known = ctx.caches.job_types.get(name)
