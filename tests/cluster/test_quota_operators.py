@@ -60,7 +60,9 @@ def test_an_operator_killed_again_and_again_runs_each_job_once(
     created = cp.writes(
         audit.WriteFilter(verb="create", resource="jobs.batch", namespace=tenant.namespace), since=mark
     )
-    assert len([event for event in created if event.code == 201]) == 6
+    made = [event.name for event in created if event.code == 201]  # a killed client's may lack its answer
+    assert len(made) == len(set(made))
+    assert len(cp.list(names.BATCH_JOBS, tenant.namespace)) == 6
     jobworld.eventually(lambda: jobworld.holders(cp, tenant, kind) == {}, "all slots are released")
 
 
@@ -74,7 +76,7 @@ def test_past_the_webhook_and_over_the_limit_is_rejected(
     found = [
         jobworld.wait_reason(cp, tenant, name, "Running", "Queued", "QuotaExceeded") for name in submitted
     ]
-    assert sorted(jobworld.reason(job) for job in found) == [*["QuotaExceeded"] * 2, "Queued", "Running"]
+    assert sorted(jobworld.reason(job) for job in found) == ["Queued", *["QuotaExceeded"] * 2, "Running"]
     rejected = next(job for job in found if jobworld.reason(job) == "QuotaExceeded")
     said = conditions.find(rejected["status"]["conditions"], "Succeeded")
     assert said is not None

@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from manifestry.adapters import apierrors, cluster, quota_metrics
+from manifestry.adapters import apierrors, cluster, ledgerlanes, quota_metrics
+from manifestry.adapters.ledgerlanes import Decide
 from manifestry.core import ledgers, names, quotas
 
 _logger = logging.getLogger(__name__)
@@ -19,11 +19,8 @@ DEADLINE_SECONDS = 3.0  # the webhook answers within 5
 MAX_BATCH = 512  # decisions of one pass: a few milliseconds of computing
 REPAIR_ATTEMPTS = 5
 REMEMBERED_LEDGERS = 1024
-_BACKOFF_SECONDS = 0.01
-_BACKOFF_CAP_SECONDS = 0.25
 
 Key = tuple[str, str]
-Decide = Callable[[ledgers.Ledger], tuple[ledgers.Ledger, T]]
 Cached = Callable[[str, str], Mapping[str, Any] | None]
 
 
@@ -69,20 +66,6 @@ class Snapshot:
         return int(text) if text.isdigit() else 0
 
 
-@dataclass
-class _Waiter(Generic[T]):
-    decide: Decide[T]
-    future: "asyncio.Future[T]"
-
-
-@dataclass
-class _Lane:
-    """The callers that wait for one ledger, and the task that serves them."""
-
-    waiting: list[_Waiter[Any]] = field(default_factory=list)
-    task: "asyncio.Task[None] | None" = None
-
-
 def _nothing_cached(namespace: str, job_type: str) -> None:  # noqa: ARG001 - the shape of `Cached`
     return None
 
@@ -115,7 +98,7 @@ class Ledgers:
         self._deadline_seconds = deadline_seconds
         self._metrics = metrics
         self._known: dict[Key, Snapshot] = {}
-        self._lanes: dict[Key, _Lane] = {}
+        self._lanes: dict[Key, ledgerlanes.Lane] = {}
         self.primed = False  # the limits were read since this process began; until then nobody is admitted
         self.repaired_at: float | None = None  # monotonic; readiness fails when it is long ago
 
@@ -137,8 +120,8 @@ class Ledgers:
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         key = (namespace, job_type)
-        lane = self._lanes.setdefault(key, _Lane())
-        lane.waiting.append(_Waiter(decide, future))
+        lane = self._lanes.setdefault(key, ledgerlanes.Lane())
+        lane.waiting.append(ledgerlanes.Waiter(decide, future))
         if lane.task is None:
             lane.task = asyncio.create_task(self._serve(key, lane), name=f"ledger/{namespace}/{job_type}")
         try:
@@ -231,7 +214,7 @@ class Ledgers:
                     done[job_type] = report
             if all(body["metadata"]["name"] in done for body in wanted):
                 return done
-            await asyncio.sleep(_backoff_seconds(attempt))
+            await asyncio.sleep(ledgerlanes.backoff_seconds(attempt))
         raise ContentionError(f"the ledgers of {namespace} changed during every repair")
 
     async def _repair_one(
@@ -265,7 +248,7 @@ class Ledgers:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _serve(self, key: Key, lane: _Lane) -> None:
+    async def _serve(self, key: Key, lane: ledgerlanes.Lane) -> None:
         before: Snapshot | None = None  # others write too: a first pass reads, later ones build on our write
         try:
             while lane.waiting:
@@ -276,7 +259,9 @@ class Ledgers:
             for waiter in lane.waiting:
                 waiter.future.cancel()
 
-    async def _settle(self, key: Key, batch: list[_Waiter[Any]], before: Snapshot | None) -> Snapshot | None:
+    async def _settle(
+        self, key: Key, batch: list[ledgerlanes.Waiter[Any]], before: Snapshot | None
+    ) -> Snapshot | None:
         attempt = 0
         while batch := [waiter for waiter in batch if not waiter.future.done()]:
             try:
@@ -284,23 +269,25 @@ class Ledgers:
             except apierrors.ConflictError:
                 before, attempt = None, attempt + 1
                 self._metrics.conflicts.inc()
-                await asyncio.sleep(_backoff_seconds(attempt))
+                await asyncio.sleep(ledgerlanes.backoff_seconds(attempt))
             except (apierrors.ApiError, LedgerError) as error:
                 before = None
                 self._known.pop(key, None)
-                _fail_all(batch, error)
+                ledgerlanes.fail_all(batch, error)
         return before
 
-    async def _pass(self, key: Key, batch: list[_Waiter[Any]], before: Snapshot | None) -> Snapshot | None:
+    async def _pass(
+        self, key: Key, batch: list[ledgerlanes.Waiter[Any]], before: Snapshot | None
+    ) -> Snapshot | None:
         """Decide once for all of `batch` and answer it, or return None to ask for a fresh read."""
         snapshot = before or await self._read(key)
         _require_ready(key, snapshot)
-        after, answers = _decide_all(snapshot.ledger, batch)
+        after, answers = ledgerlanes.decide_all(snapshot.ledger, batch)
         if after is not snapshot.ledger:
             snapshot = await self._write(key, snapshot, after)
         elif before is not None:
             return None  # a refusal must not rest on a copy that is older than the question
-        _answer_all(answers)
+        ledgerlanes.answer_all(answers)
         return snapshot
 
     async def _read(self, key: Key) -> Snapshot:
@@ -356,41 +343,6 @@ def _is_equal(before: ledgers.Ledger, after: ledgers.Ledger) -> bool:
 def _require_ready(key: Key, snapshot: Snapshot) -> None:
     if not snapshot.ledger.initialized:
         raise NotReadyError(f"the ledger {key[0]}/{key[1]} is not initialised yet")
-
-
-def _decide_all(
-    ledger: ledgers.Ledger, batch: list[_Waiter[Any]]
-) -> tuple[ledgers.Ledger, list[tuple[_Waiter[Any], Any, Exception | None]]]:
-    answers: list[tuple[_Waiter[Any], Any, Exception | None]] = []
-    for waiter in batch:
-        try:
-            ledger, answer = waiter.decide(ledger)
-        except Exception as error:  # noqa: BLE001 - one caller's defect must not fail its batch
-            answers.append((waiter, None, error))
-        else:
-            answers.append((waiter, answer, None))
-    return ledger, answers
-
-
-def _answer_all(answers: list[tuple[_Waiter[Any], Any, Exception | None]]) -> None:
-    for waiter, answer, error in answers:
-        if waiter.future.done():
-            continue
-        if error is not None:
-            waiter.future.set_exception(error)
-        else:
-            waiter.future.set_result(answer)
-
-
-def _fail_all(batch: list[_Waiter[Any]], error: Exception) -> None:
-    for waiter in batch:
-        if not waiter.future.done():
-            waiter.future.set_exception(error)
-
-
-def _backoff_seconds(attempt: int) -> float:
-    ceiling: float = min(_BACKOFF_CAP_SECONDS, _BACKOFF_SECONDS * 2**attempt)
-    return random.uniform(0, ceiling)  # noqa: S311 - jitter, not a secret
 
 
 def _render_body(

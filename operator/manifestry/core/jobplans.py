@@ -89,10 +89,16 @@ class CreateBatch:
 
 @dataclass(frozen=True)
 class Unsuspend:
-    """Let the batch Job run, if Job and batch Job have not changed and the ledger still says Admitted."""
+    """Let the batch Job run, if the Job has not changed and the ledger still says Admitted.
+
+    Args:
+        name: the batch Job's name.
+        uid: the precondition; not its resourceVersion, which the Job controller moves at once after the
+            creation, so that every second write would be in vain.
+    """
 
     name: str
-    resource_version: str
+    uid: str
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,7 @@ def _held_back(observed: Observed, now: datetime) -> Plan | None:  # noqa: ARG00
     if batch is None or not batchjobs.is_suspended(batch):
         return None
     metadata = batch["metadata"]
-    return Plan(actions=(Unsuspend(metadata["name"], metadata["resourceVersion"]),))
+    return Plan(actions=(Unsuspend(metadata["name"], metadata["uid"]),))
 
 
 def _running(observed: Observed, now: datetime) -> Plan | None:

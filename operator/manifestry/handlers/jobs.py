@@ -105,8 +105,8 @@ async def _act(ctx: Context, observed: Observed, action: jobs.Action) -> Observe
             observed = await holders.release(ctx, observed, wait_for_pods)
         case jobs.CreateBatch(body):
             observed = await _create_batch(ctx, observed, body)
-        case jobs.Unsuspend(name, version):
-            observed = await _unsuspend(ctx, observed, name, version)
+        case jobs.Unsuspend(name, uid):
+            observed = await _unsuspend(ctx, observed, name, uid)
         case jobs.DeleteBatch(name, uid):
             await holders.delete_batch(ctx, holders.namespace_of(observed), name, uid)
         case jobs.SetTtl(name, seconds):
@@ -140,7 +140,7 @@ async def _create_batch(ctx: Context, observed: Observed, body: dict[str, Any]) 
     return replace(observed, batch=batch)
 
 
-async def _unsuspend(ctx: Context, observed: Observed, name: str, version: str) -> Observed:
+async def _unsuspend(ctx: Context, observed: Observed, name: str, uid: str) -> Observed:
     """Let the pods start.
 
     The order is what makes a second, paused operator harmless: the batch Job exists, THEN the Job is read
@@ -155,7 +155,7 @@ async def _unsuspend(ctx: Context, observed: Observed, name: str, version: str) 
     held = ledger.holders.get(observed.uid)
     if held is None or held.state is not ledgers.State.ADMITTED:
         raise holders.LaterError(CONFLICT_SECONDS)
-    patch = {"metadata": {"resourceVersion": version}, "spec": {"suspend": False}}
+    patch = {"metadata": {"uid": uid}, "spec": {"suspend": False}}
     batch = await ctx.client.merge_patch(names.BATCH_JOBS, name, patch, namespace)
     return replace(observed, batch=batch)
 

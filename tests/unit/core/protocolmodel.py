@@ -88,9 +88,9 @@ class World:
             self.batches[name] = {"metadata": metadata, "spec": dict(body["spec"]), "status": {}}
         return self.batches[name]
 
-    def patch_batch(self, name: str, version: str | None = None, **changes: Any) -> dict[str, Any]:
+    def patch_batch(self, name: str, uid: str | None = None, **changes: Any) -> dict[str, Any]:
         batch = self.batches.get(name)
-        if batch is None or version not in {None, batch["metadata"]["resourceVersion"]}:
+        if batch is None or uid not in {None, batch["metadata"]["uid"]}:
             raise ConflictError
         metadata = {**batch["metadata"], "resourceVersion": self.bump(), **changes.pop("metadata", {})}
         changed = {part: {**batch[part], **changes.get(part, {})} for part in ("spec", "status")}
@@ -182,8 +182,8 @@ def act(world: World, observed: jobs.Observed, action: jobs.Action) -> Generator
             yield from change_ledger(world, lambda ledger: give_back(ledger, observed.uid))
         case jobs.CreateBatch(body):
             return replace(observed, batch=world.create_batch(body))
-        case jobs.Unsuspend(name, version):
-            return (yield from unsuspend(world, observed, name, version))
+        case jobs.Unsuspend(name, uid):
+            return (yield from unsuspend(world, observed, name, uid))
         case jobs.DeleteBatch(name, uid):
             if name in world.batches and world.batches[name]["metadata"]["uid"] == uid:
                 world.patch_batch(name, metadata={"deletionTimestamp": "now"})
@@ -203,7 +203,7 @@ def claim(
 
 
 def unsuspend(
-    world: World, observed: jobs.Observed, name: str, version: str
+    world: World, observed: jobs.Observed, name: str, uid: str
 ) -> Generator[None, None, jobs.Observed]:
     """Batch Job, then Job, then ledger, then the write: see handlers/jobs."""
     job = world.jobs.get(observed.job["metadata"]["name"], {"metadata": {}})
@@ -213,7 +213,7 @@ def unsuspend(
     yield
     holder = ledger.holders.get(observed.uid)
     require(holder is not None and holder.state is ledgers.State.ADMITTED)
-    return replace(observed, batch=world.patch_batch(name, version, spec={"suspend": False}))
+    return replace(observed, batch=world.patch_batch(name, uid, spec={"suspend": False}))
 
 
 def give_back(ledger: ledgers.Ledger, uid: str) -> Any:

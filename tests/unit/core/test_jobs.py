@@ -254,7 +254,7 @@ def test_actions_carry_what_their_doer_needs() -> None:
     created = jobs.plan(see(holder=ADMITTED), NOW).actions
     assert created == (CreateBatch(podspecs.build(job(), TYPE, "acme")),)
     assert jobs.plan(see(holder=ADMITTED, batch=batch(suspend=True)), NOW).actions == (
-        Unsuspend("a-01234567", "9"),
+        Unsuspend("a-01234567", "b1"),
     )
     cancelled = see(job({"desiredState": "Cancelled"}), batch=batch())
     assert jobs.plan(cancelled, NOW).actions == (DeleteBatch("a-01234567", "b1"),)
