@@ -19,7 +19,7 @@ help: ## print this list
 
 $(STAMP): $(LOCKS)/dev.txt pyproject.toml
 	@echo "== Python environment in $(VENV)"
-	@python3 hack/venv.py $(VENV)
+	@python3 hack/environment.py $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCKS)/dev.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
