@@ -12,6 +12,8 @@ UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' $(LOCKS)/dev.txt)
 PYTEST := $(BIN)/python -m pytest
 KIND := python3 hack/kind
 IMAGE ?= localhost/manifestry:dev
+TEST_CLUSTER ?= manifestry-test
+LEVELS := unit seaweed component cluster e2e
 
 .PHONY: help
 help: ## print this list
@@ -60,9 +62,11 @@ test-e2e: $(STAMP) up ## real pods on the kind cluster
 	@eval "$$($(KIND) env)" && $(PYTEST) tests/e2e
 
 .PHONY: test
-test: $(STAMP) ## everything, from nothing: unit, component, cluster, e2e
-	@$(KIND) up
-	@eval "$$($(KIND) env)" && bash hack/install.sh && $(PYTEST) tests
+test: export MANIFESTRY_CLUSTER := $(TEST_CLUSTER)
+test: $(STAMP) ## everything, from nothing (a cluster of its own): unit, component, cluster, e2e
+	@$(KIND) down && $(KIND) up
+	@eval "$$($(KIND) env)" && bash hack/install.sh && $(PYTEST) $(addprefix tests/,$(LEVELS))
+	@$(KIND) down
 
 .PHONY: cluster-up
 cluster-up: ## the development cluster alone
