@@ -9,7 +9,7 @@ import pytest
 
 from tests.controlplane.clusterapi import ClusterApi
 from tests.controlplane.tenants import make, remove
-from tests.e2e.teams import JOB_TYPES, NAMESPACE, QUOTAS, Team, body
+from tests.e2e.teams import JOB_TYPES, NAMESPACE, QUOTAS, Team, body, facade_url
 
 SCRIPTS = {
     "e2e-ok": "echo started; echo done",
@@ -44,16 +44,6 @@ def image(cluster: ClusterApi) -> str:
 
 
 @pytest.fixture(scope="session")
-def facade_url(cluster: ClusterApi) -> str:
-    """Return the facade's address: its node port on the node's own address."""
-    service = cluster.get("v1/services", "manifestry-api", NAMESPACE)
-    (port,) = [p["nodePort"] for p in service["spec"]["ports"] if p["name"] == "http"]
-    nodes = cluster.list("v1/nodes")
-    (address,) = [a["address"] for a in nodes[0]["status"]["addresses"] if a["type"] == "InternalIP"]
-    return f"http://{address}:{port}"
-
-
-@pytest.fixture(scope="session")
 def job_types(cluster: ClusterApi, image: str) -> Iterator[None]:
     """Create the job types that the end-to-end tests run."""
     for name, script in SCRIPTS.items():
@@ -71,12 +61,12 @@ def job_types(cluster: ClusterApi, image: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def make_team(cluster: ClusterApi, facade_url: str, job_types: None) -> Iterator[Callable[[], Team]]:
+def make_team(cluster: ClusterApi, job_types: None) -> Iterator[Callable[[], Team]]:
     """Return a factory of tenants, each gone with its quota at the end of the test."""
     teams: list[Team] = []
 
     def build() -> Team:
-        teams.append(Team(make(cluster), cluster, facade_url))
+        teams.append(Team(make(cluster), cluster, facade_url(cluster)))
         return teams[-1]
 
     yield build

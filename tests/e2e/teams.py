@@ -27,6 +27,15 @@ def body(resource: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": version, "kind": KINDS[resource], "metadata": {"name": name}, "spec": spec}
 
 
+def facade_url(cluster: ClusterApi) -> str:
+    """Return the installed facade's address: its node port on the node's own address."""
+    service = cluster.get("v1/services", "manifestry-api", NAMESPACE)
+    (port,) = [p["nodePort"] for p in service["spec"]["ports"] if p["name"] == "http"]
+    nodes = cluster.list("v1/nodes")
+    (address,) = [a["address"] for a in nodes[0]["status"]["addresses"] if a["type"] == "InternalIP"]
+    return f"http://{address}:{port}"
+
+
 @dataclass(frozen=True)
 class Team:
     """A tenant with a caller of each role."""
