@@ -184,7 +184,9 @@ def test_jobs_that_cannot_run_end_at_once_and_stop_no_other(
         jobworld.has_condition("Ready", "False"),
     )
     assert conditions.is_status(found["status"]["conditions"], "Stalled", "True")
-    assert jobworld.holders(cp, tenant, huge) == {}
+    cp.wait_for(
+        names.QUOTA_LEDGERS, huge, tenant.namespace, lambda found: not (found or {})["status"].get("holders")
+    )
 
 
 def test_a_namespace_without_the_label_is_not_served(control_plane: ControlPlane, operator: Any) -> None:

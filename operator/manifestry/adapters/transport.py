@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ MAX_WARNINGS = 100
 CONNECT_SECONDS = 10.0
 STREAM_POOL_SIZE = 512  # watches and log followers hold a connection each; they must not starve the calls
 KEEPALIVE_IDLE_SECONDS = 30
+# Older asyncio waits half a minute for a vanished peer's farewell on a closed connection.
+LINGERING_TLS = sys.version_info < (3, 12, 8)
 
 _logger = logging.getLogger(__name__)
 Observer = Callable[[str, str, int, float], None]
@@ -86,7 +89,11 @@ class Transport:
     ) -> aiohttp.ClientSession:
         """Return a session of its own with our credentials; whoever asks for it closes it."""
         connector = aiohttp.TCPConnector(
-            limit=pool_size, ssl=self._context, socket_factory=_keepalive_socket, keepalive_timeout=60
+            limit=pool_size,
+            ssl=self._context,
+            socket_factory=_keepalive_socket,
+            keepalive_timeout=60,
+            enable_cleanup_closed=LINGERING_TLS,
         )
         return aiohttp.ClientSession(
             connector=connector,

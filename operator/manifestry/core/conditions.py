@@ -27,8 +27,20 @@ def timestamp(now: datetime) -> str:
 
 
 def find(conditions: Iterable[Mapping[str, Any]] | None, kind: str) -> Mapping[str, Any] | None:
-    """Return the condition of type `kind`, or None."""
-    return next((c for c in conditions or () if isinstance(c, Mapping) and c.get("type") == kind), None)
+    """Return the condition of type `kind`, or None; what is not a condition is passed over."""
+    return next((c for c in _entries(conditions) if c["type"] == kind), None)
+
+
+def _entries(conditions: Any) -> list[Mapping[str, Any]]:
+    """Return the well-formed conditions of whatever stands in their place."""
+    found = conditions if isinstance(conditions, list | tuple) else ()
+    return [c for c in found if isinstance(c, Mapping) and isinstance(c.get("type"), str)]
+
+
+def status_of(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an object's status, empty when it is missing or of another shape."""
+    status = body.get("status")
+    return status if isinstance(status, Mapping) else {}
 
 
 def is_status(conditions: Iterable[Mapping[str, Any]] | None, kind: str, status: Status) -> bool:
@@ -47,7 +59,7 @@ def merge(
     """
     wanted = list(wanted)
     named = {condition.type for condition in wanted}
-    foreign = [dict(c) for c in current or () if c.get("type") not in named and c.get("type") not in ABNORMAL]
+    foreign = [dict(c) for c in _entries(current) if c["type"] not in named and c["type"] not in ABNORMAL]
     return [
         _render(condition, find(current, condition.type), generation, now) for condition in wanted
     ] + foreign
@@ -56,14 +68,14 @@ def merge(
 def _render(
     wanted: Condition, old: Mapping[str, Any] | None, generation: int, now: datetime
 ) -> dict[str, Any]:
-    moved = old is None or old.get("status") != wanted.status
+    since = old.get("lastTransitionTime") if old and old.get("status") == wanted.status else None
     return {
         "type": wanted.type,
         "status": wanted.status,
         "reason": wanted.reason,
         "message": wanted.message[:MESSAGE_MAX_LENGTH],
         "observedGeneration": generation,
-        "lastTransitionTime": timestamp(now) if moved or old is None else old["lastTransitionTime"],
+        "lastTransitionTime": since if isinstance(since, str) else timestamp(now),
     }
 
 

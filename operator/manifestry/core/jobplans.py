@@ -22,6 +22,7 @@ class Observed:
         pods: its pods, only when `wants_pods` asked for them.
         over_quota: the sentence with which the ledger refused it just now.
         refused: what the API server said when it refused the batch Job for good.
+        malformed: what is wrong with the shape of `spec`; nothing else was gathered then.
     """
 
     job: Body
@@ -32,6 +33,7 @@ class Observed:
     pods: tuple[Body, ...] = ()
     over_quota: str = ""
     refused: str = ""
+    malformed: str = ""
 
     @property
     def uid(self) -> str:

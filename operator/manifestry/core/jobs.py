@@ -113,6 +113,10 @@ def _being_deleted(observed: Observed, now: datetime) -> Plan | None:  # noqa: A
     return _stop_first(observed) or Plan(actions=_farewell(observed, wait_for_pods=observed.batch is None))
 
 
+def _malformed(observed: Observed, now: datetime) -> Plan | None:
+    return _end(observed, now, "InvalidParameters", observed.malformed) if observed.malformed else None
+
+
 def _refused(observed: Observed, now: datetime) -> Plan | None:
     if observed.over_quota:
         return _end(observed, now, "QuotaExceeded", observed.over_quota)
@@ -249,6 +253,7 @@ STEPS: tuple[Step, ...] = (
     _already_final,  # a terminal status never changes
     _foreign,  # what is not ours is never stopped
     _being_deleted,
+    _malformed,
     _finished,  # before cancel: what has ended has ended
     _refused,
     _cancelled,

@@ -139,10 +139,16 @@ def _env(job: Body, job_type: Body, tenant: str) -> list[dict[str, str]]:
     spec = jobtypes.spec_of(job)
     variables = dict(_own_env(job, job_type, tenant))
     for source in (jobtypes.spec_of(job_type), spec.get("overrides") or {}):
-        for entry in source.get("env") or ():
+        for entry in _variables(source.get("env")):
             if not jobtypes.is_reserved_env(entry["name"]):
                 variables[entry["name"]] = str(entry.get("value") or "")
     return [{"name": name, "value": value} for name, value in variables.items()]
+
+
+def _variables(entries: Any) -> list[Body]:
+    """Return the well-formed entries; a JobType's status says what is wrong with the others."""
+    found = entries if isinstance(entries, list) else []
+    return [entry for entry in found if isinstance(entry, Mapping) and isinstance(entry.get("name"), str)]
 
 
 def _own_env(job: Body, job_type: Body, tenant: str) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ from typing import Any
 from manifestry.core import names
 
 Object = Mapping[str, Any]
+MAX_DELETED = 4096  # uids that are remembered: what falls out is released by the next repair instead
 CACHED = (names.JOB_TYPES, names.TENANT_QUOTAS, names.NAMESPACES)
 
 
@@ -14,6 +15,7 @@ class Caches:
 
     def __init__(self) -> None:
         self._kinds: dict[str, dict[str, Object]] = {resource.kind: {} for resource in CACHED}
+        self._deleted: dict[str, None] = {}
 
     @property
     def job_types(self) -> Mapping[str, Object]:
@@ -45,6 +47,16 @@ class Caches:
         found = self.namespaces.get(namespace)
         labels = found["metadata"].get("labels") if found else None
         return labels.get(names.TENANT_LABEL) if isinstance(labels, Mapping) else None
+
+    def note_deleted(self, uid: str) -> None:
+        """Remember that a Job existed and is gone: its reservation belongs to none that is being created."""
+        self._deleted[uid] = None
+        if len(self._deleted) > MAX_DELETED:
+            self._deleted.pop(next(iter(self._deleted)))
+
+    def is_deleted(self, uid: str) -> bool:
+        """Tell whether a Job of this uid was seen to go."""
+        return uid in self._deleted
 
     def put(self, kind: str, item: Object) -> bool:
         """Keep an object unless it or a newer one is kept already; tell whether it is news.

@@ -32,6 +32,8 @@ class Feed:
             return
         if resource in caches.CACHED:
             self._remember(resource.kind, change, key[2], item)
+        if resource == names.JOBS and change == "DELETED":
+            self._caches.note_deleted(str(item["metadata"].get("uid")))
         self._queue.add(key)
 
     def _remember(self, kind: str, change: str | None, name: str, item: Mapping[str, Any]) -> None:

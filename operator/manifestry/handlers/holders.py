@@ -94,12 +94,13 @@ async def clear(
 
     Returns:
         The seconds after which to look again; None when nothing is left. A Reserved entry may belong to a
-        Job that is being created; it is left to repair until it is old enough.
+        Job that is being created; unless that Job was seen to go, it is left until it is old enough.
     """
     kept, after = (observed.uid if observed else None), None
     for job_type, holder in held:
         is_new = ctx.clock.now() - holder.since <= ledgers.RESERVED_GRACE
-        if holder.uid == kept or (holder.state is ledgers.State.RESERVED and is_new):
+        may_come = holder.state is ledgers.State.RESERVED and is_new and not ctx.caches.is_deleted(holder.uid)
+        if holder.uid == kept or may_come:
             continue
         if await _stop_leftovers(ctx, namespace, holder.uid):
             after = LEFTOVER_SECONDS

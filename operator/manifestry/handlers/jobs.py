@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 from manifestry.adapters import cluster, quota_metrics
 from manifestry.adapters.ledgers import ContentionError
-from manifestry.core import conditions, jobs, jobtypes, ledgers, names
+from manifestry.core import conditions, jobs, jobshapes, jobtypes, ledgers, names
 from manifestry.core.jobs import Observed
 from manifestry.handlers import holders
 from manifestry.handlers.quotas import AmbiguousTenantError, find, job_type_of, load, tenant_of
@@ -60,9 +60,12 @@ async def _reconcile(ctx: Context, namespace: str, name: str) -> float | None:
 
 
 async def _gather(ctx: Context, namespace: str, name: str) -> Observed | None:
-    job = await find(ctx, names.JOBS, name, namespace)
-    if job is None:
+    found = await find(ctx, names.JOBS, name, namespace)
+    if found is None:
         return None
+    job = jobshapes.tame(found)
+    if faults := jobshapes.faults(job):
+        return Observed(job, malformed="; ".join(error.message for error in faults))
     uid, job_type = job["metadata"]["uid"], jobtypes.spec_of(job)["jobType"]
     ledger = await ctx.ledgers.lookup(namespace, job_type)
     observed = Observed(

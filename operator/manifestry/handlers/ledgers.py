@@ -7,7 +7,7 @@ from typing import Any
 
 from manifestry.adapters import cluster, quota_metrics
 from manifestry.adapters.ledgers import LedgerError, NotReadyError, World
-from manifestry.core import batchjobs, conditions, jobs, jobtypes, ledgers, names, quotas
+from manifestry.core import batchjobs, conditions, jobs, jobshapes, jobtypes, ledgers, names, quotas
 from manifestry.handlers.quotas import (
     AmbiguousTenantError,
     is_leaving,
@@ -143,7 +143,8 @@ def _has_work(ctx: Context, namespace: str, tenant: str, job_type: str) -> bool:
 
 async def _observe(ctx: Context, namespace: str) -> World:
     """List what exists, live; called after the ledgers were read, and that order is what makes T5 right."""
-    bodies, _ = await ctx.client.list(names.JOBS, namespace)
+    listed, _ = await ctx.client.list(names.JOBS, namespace)
+    bodies = [jobshapes.tame(body) for body in listed]
     batches, _ = await ctx.client.list(
         names.BATCH_JOBS, namespace, label_selector=names.JOB_UID_LABEL, field_selector=_NOT_SUCCEEDED
     )

@@ -22,7 +22,7 @@ async def write(
     Returns:
         None, or the seconds after which to look again when somebody else has written.
     """
-    current, generation = body.get("status") or {}, body["metadata"].get("generation", 1)
+    current, generation = conditions.status_of(body), body["metadata"].get("generation", 1)
     merged = conditions.merge(current.get("conditions"), wanted, generation, ctx.clock.now())
     status = {**current, **fields, "observedGeneration": generation, "conditions": merged}
     if status == current:

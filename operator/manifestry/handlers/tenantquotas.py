@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from manifestry.core import names, quotas
-from manifestry.handlers import ledgers, statuses
+from manifestry.core import conditions, names, quotas, storagecharges
+from manifestry.handlers import ledgers, statuses, storagequotas
 from manifestry.handlers.quotas import find
 from manifestry.handlers.registry import Context
 
@@ -40,10 +40,11 @@ def _wake_all(ctx: Context) -> None:
     for namespace in tuple(ctx.caches.namespaces):
         for job_type in tuple(ctx.caches.job_types):
             ctx.queue.add((ledgers.KIND, namespace, job_type))
+        ctx.queue.add((storagequotas.KIND, namespace, storagecharges.LEDGER))
 
 
 def _is_unseen(body: dict[str, Any]) -> bool:
-    seen = (body.get("status") or {}).get("observedGeneration")
+    seen = conditions.status_of(body).get("observedGeneration")
     return bool(seen != body["metadata"].get("generation"))
 
 
@@ -75,3 +76,6 @@ def _above(ctx: Context, governed: list[tuple[str, str]]) -> Iterator[str]:
         for job_type, usage, limits in ledgers.usages(ctx, namespace, tenant):
             if quotas.is_over(usage, limits):
                 yield quotas.describe(tenant, job_type, usage, limits)
+        over = storagequotas.over_limit(ctx, namespace, tenant)
+        if over:
+            yield over

@@ -44,3 +44,12 @@ def test_a_tenant_that_two_namespaces_claim_is_nobodys() -> None:
     assert found.tenant("a") == "acme"
     assert found.tenant("absent") is None
     assert found.tenant_uid("absent") is None
+
+
+def test_the_uids_of_deleted_jobs_are_remembered_up_to_a_bound() -> None:
+    cache = caches.Caches()
+    for number in range(caches.MAX_DELETED + 1):
+        cache.note_deleted(str(number))
+    assert not cache.is_deleted("0")
+    assert cache.is_deleted("1")
+    assert cache.is_deleted(str(caches.MAX_DELETED))
