@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest
 KIND := python3 hack/kind
 IMAGE ?= localhost/manifestry:dev
 TEST_CLUSTER ?= manifestry-test
-LEVELS := unit seaweed component cluster e2e
+LEVELS := unit seaweed faults component cluster e2e
 
 .PHONY: help
 help: ## print this list

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ("tests.controlplane.plugin", "tests.seaweed.plugin")
+pytest_plugins = ("tests.controlplane.plugin", "tests.seaweed.plugin", "tests.faults.plugin")
 
 _MARKERS = {
     "unit": "unit",
     "component": "component",
     "seaweed": "component",
+    "faults": "component",
     "cluster": "cluster",
     "e2e": "e2e",
 }

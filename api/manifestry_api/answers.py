@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from manifestry.core import etags
+from manifestry.core import errors, etags
 
 REVALIDATE = "private, no-cache"  # a URL names an id, which may be deleted and made anew: always ask
 VARY = "Authorization, X-Tenant"
@@ -20,18 +20,55 @@ def json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, st
 
 
 def conditional(request: Request, content: Mapping[str, Any], etag: str) -> Response:
-    """Return 304 when the client has this version already, else the JSON answer with its `ETag`."""
+    """Return 304 when the client has this version already, else the JSON answer with its `ETag`.
+
+    Raises:
+        Problem: precondition-failed, by `If-Match`.
+    """
     return not_modified(request, etag) or json(content, headers={"ETag": etag})
 
 
 def not_modified(request: Request, etag: str) -> Response | None:
     """Return the 304 answer, or None when the client needs the content.
 
-    References: RFC 9110 section 15.4.5 (which headers a 304 carries).
+    Raises:
+        Problem: precondition-failed, by `If-Match`.
+
+    References: RFC 9110 sections 13.2.2 and 15.4.5 (which headers a 304 carries).
     """
-    if etags.none_match(request.headers.get("if-none-match"), etag):
+    if _outcome(request, etag) is etags.Outcome.PROCEED:
         return None
     return Response(status_code=304, headers={"ETag": etag, "Cache-Control": REVALIDATE, "Vary": VARY})
+
+
+def check_preconditions(request: Request, etag: str) -> None:
+    """Let a change go on only if the object is as the client believes it to be.
+
+    Raises:
+        Problem: precondition-failed, by `If-Match` or `If-None-Match`.
+    """
+    _outcome(request, etag)
+
+
+def is_conditional(request: Request) -> bool:
+    """Tell whether a change depends on the object's version; `*` only asks whether there is one."""
+    stated = (_field(request, name) for name in ("if-match", "if-none-match"))
+    return any(header is not None and header.strip() != "*" for header in stated)
+
+
+def _outcome(request: Request, etag: str) -> etags.Outcome:
+    found = etags.evaluate(
+        request.method, _field(request, "if-match"), _field(request, "if-none-match"), etag
+    )
+    if found is etags.Outcome.FAILED:
+        raise errors.Problem(errors.PRECONDITION_FAILED, "the object must be as the request's conditions say")
+    return found
+
+
+def _field(request: Request, name: str) -> str | None:
+    """Return a list-valued header with its lines joined (RFC 9110 section 5.3), None when there is none."""
+    lines = request.headers.getlist(name)
+    return ",".join(lines) if lines else None
 
 
 def header(description: str, example: str = "") -> dict[str, Any]:
@@ -58,9 +95,11 @@ def refusal(status: int, description: str) -> Documented:
     return {status: {"description": description, "content": content}}
 
 
+IF_MATCH = parameter("If-Match", "Entity tags of which the object must have one; else 412.")
 IF_NONE_MATCH = parameter("If-None-Match", "Entity tags that the client has; a match is 304.")
 PREFER = parameter("Prefer", "`wait=N`: wait up to N seconds (at most 60); `respond-async`: do not wait.")
 ETAG = {"ETag": header("Changes with every change.", '"0c5f.4711"')}
 LOCATION = {"Location": header("The path of the object.", "/artifacts/report-2026")}
 APPLIED = {"Preference-Applied": header("The preference that was followed (RFC 7240).", "wait=5")}
+PRECONDITION: Documented = refusal(412, "The object is not as `If-Match` or `If-None-Match` wants it")
 NOT_MODIFIED: Documented = {304: {"description": "The client has this version.", "headers": ETAG}}

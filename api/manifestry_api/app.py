@@ -5,12 +5,13 @@ from starlette.middleware import Middleware
 
 import manifestry
 from manifestry import settings as settings_module
-from manifestry_api import deps, middleware, openapi, probes, problems
-from manifestry_api.routes import artifacts, docs, health, job_types, jobs, logs, quotas
+from manifestry_api import deps, middleware, openapi, probes, problems, shortcuts
+from manifestry_api.routes import artifacts, contents, docs, health, job_types, jobs, logs, quotas, uploads
 
 PUBLIC: tuple[APIRouter, ...] = (health.router, docs.router)
 GUARDED: tuple[APIRouter, ...] = (
     artifacts.router,
+    uploads.router,
     jobs.router,
     logs.router,
     quotas.router,
@@ -36,6 +37,7 @@ def create_app(settings: settings_module.ApiSettings, ports: deps.Ports) -> Fast
                 json_bytes=settings.max_body_bytes,
                 upload_bytes=settings.max_upload_bytes,
             ),
+            Middleware(shortcuts.Shortcuts, shortcuts=tuple(shortcuts.of(contents.router, contents.SHORT))),
         ],
     )
     app.state.ports = ports

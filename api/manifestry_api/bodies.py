@@ -5,6 +5,7 @@ limit is 413 before it is parsed, and messages follow our own wording.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -15,7 +16,9 @@ from manifestry.core import errors
 from manifestry_api import fields
 
 MEDIA_TYPE = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
 ERRORS_MAX_COUNT = 20
+DEPTH_MAX = 64  # no schema of ours comes near; what walks a body recursively stays far from Python's limit
 _CHARSETS = frozenset({"", "utf-8", "utf8"})
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -48,21 +51,38 @@ async def read(request: Request, model: type[Model], limit_bytes: int) -> Model:
         Problem: unsupported-media-type, payload-too-large, bad-request (no JSON) or validation-failed.
     """
     check_media_type(request)
-    content = _parse(await _collect(request, limit_bytes))
+    return validate(await parse(request, limit_bytes), model)
+
+
+async def parse(request: Request, limit_bytes: int) -> Any:
+    """Return the body as JSON has it.
+
+    Raises:
+        Problem: payload-too-large, bad-request (no JSON, or nested too deep).
+    """
+    return _parse(await _collect(request, limit_bytes))
+
+
+def validate(content: Any, model: type[Model]) -> Model:
+    """Return parsed JSON as `model`.
+
+    Raises:
+        Problem: validation-failed, naming every bad field.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:
         raise invalid(field_errors(error.errors(include_url=False, include_input=False))) from None
 
 
-def openapi(model: type[BaseModel]) -> dict[str, Any]:
+def openapi(model: type[BaseModel], media_type: str = MEDIA_TYPE) -> dict[str, Any]:
     """Return the `openapi_extra` of a route that reads `model`."""
-    content = {MEDIA_TYPE: {"schema": fields.inline_schema(model)}}
+    content = {media_type: {"schema": fields.inline_schema(model)}}
     return {"requestBody": {"required": True, "content": content}}
 
 
-def check_media_type(request: Request) -> None:
-    """Refuse a body that does not say it is JSON.
+def check_media_type(request: Request, wanted: str = MEDIA_TYPE) -> None:
+    """Refuse a body that does not say it is JSON of the wanted kind.
 
     Raises:
         Problem: unsupported-media-type.
@@ -70,11 +90,11 @@ def check_media_type(request: Request) -> None:
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     encoding = request.headers.get("content-encoding", "identity").lower()
-    if media_type.strip().lower() != MEDIA_TYPE or charset not in _CHARSETS or encoding != "identity":
+    if media_type.strip().lower() != wanted or charset not in _CHARSETS or encoding != "identity":
         raise errors.Problem(
             errors.UNSUPPORTED_MEDIA_TYPE,
-            f"header `Content-Type` must be '{MEDIA_TYPE}' in UTF-8, without `Content-Encoding`",
-            headers={"Accept": MEDIA_TYPE},
+            f"header `Content-Type` must be '{wanted}' in UTF-8, without `Content-Encoding`",
+            headers={"Accept-Patch" if wanted == MERGE_PATCH else "Accept": wanted},
         )
 
 
@@ -128,10 +148,35 @@ async def _collect(request: Request, limit_bytes: int) -> bytes:
 
 def _parse(body: bytes) -> Any:
     try:
-        return json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        content = json.loads(
+            body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, json.JSONDecodeError | _SyntaxError) else "it cannot be read"
         raise errors.Problem(errors.BAD_REQUEST, f"the body must be JSON (RFC 8259): {reason}") from None
+    if _is_deep(content):
+        raise errors.Problem(errors.BAD_REQUEST, f"the body must not be nested deeper than {DEPTH_MAX}")
+    if b"\\ud" in body.lower():
+        _check_unicode(content)
+    return content
+
+
+def _check_unicode(content: Any) -> None:
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        detail = "the body must be Unicode text: half of a surrogate pair is none"
+        raise errors.Problem(errors.BAD_REQUEST, detail) from None
+
+
+def _is_deep(content: Any) -> bool:
+    level = [content]
+    for _ in range(DEPTH_MAX):
+        level = [each for each in level if isinstance(each, dict | list)]
+        if not level:
+            return False
+        level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
+    return any(isinstance(each, dict | list) for each in level)
 
 
 class _SyntaxError(ValueError):
@@ -143,6 +188,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise _SyntaxError("a member must not occur twice in an object")
     return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _SyntaxError("a number must be within the range of a double")
+    return value
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Annotated, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 from fastapi import APIRouter, Depends
 from fastapi.dependencies.models import Dependant
@@ -24,8 +24,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from manifestry import settings
-from manifestry.adapters import cluster, ledgers, store, watches
-from manifestry.core import access, errors
+from manifestry.adapters import cluster, ledgers, reservations, sessions, store, watches
+from manifestry.core import access, errors, storagequotas
 from manifestry_api import audits, contexts, telemetry, tenants
 
 Clock = Callable[[], datetime]
@@ -85,12 +85,19 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def unlimited() -> reservations.Reservations:
+    """Return reservations that never refuse."""
+    return reservations.Reservations(cast("Any", None), lambda _: storagequotas.UNLIMITED)
+
+
 @dataclass
 class Ports:
     """Everything outside of the process, as `create_app` gets it; tests pass their own."""
 
     client: cluster.KubeClient
     store: store.Store
+    sessions: sessions.Sessions
+    reservations: reservations.Reservations
     caches: Caches
     ledgers: ledgers.Ledgers
     settings: settings.ApiSettings

@@ -8,10 +8,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from manifestry.core import names
+from manifestry.core import names, selectors
 
 LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 PROJECT_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 MEDIA_TYPE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*$"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 SAFE_INTEGER_MAX = (1 << 53) - 1  # what every JSON reader keeps exactly
@@ -87,6 +88,24 @@ FileName = Annotated[
         "must have 1 to 255 characters without '/', '\\' or control characters",
     ),
     _text(r"^[^\u0000-\u001f\u007f/\\]+$", 255, "report.pdf"),
+]
+LabelKey = Annotated[
+    str,
+    must(
+        selectors.is_key,
+        "must be a label's key: a name of at most 63 letters, digits, '-', '_' and '.', "
+        "with or without a DNS subdomain and '/' before it",
+    ),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": selectors.KEY_MAX_LENGTH}),
+]
+LabelValue = Annotated[
+    str,
+    must(
+        selectors.is_value,
+        "must be a label's value: empty, or at most 63 letters, digits, '-', '_' and '.', "
+        "beginning and ending with a letter or digit",
+    ),
+    _text(LABEL_VALUE_PATTERN, selectors.VALUE_MAX_LENGTH, "blue"),
 ]
 SizeBytes = Annotated[int, Field(ge=0, le=SAFE_INTEGER_MAX)]
 

@@ -1,11 +1,13 @@
 """Tenant-scoped reads and writes: every key begins with the caller's namespace, never with client input."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from manifestry.adapters import cluster, watches
-from manifestry.core import errors, names, requests
-from manifestry_api import deps, refusals, representations
+from manifestry.core import errors, names, requests, selectors
+from manifestry_api import deps, refusals, representations, schemas
 
 Object = dict[str, Any]
 WEBHOOK_FAILURE = "failed calling webhook"  # k8s.io/apiserver webhook errors: ErrCallingWebhook
@@ -63,12 +65,47 @@ async def _live(ports: deps.Ports, namespace: str | None, cache: watches.Reflect
 
 
 def of_tenant(cache: watches.Reflector, caller: deps.Caller) -> Iterator[Object]:
-    """Yield the tenant's objects that are not being deleted."""
-    return (
-        body
-        for (namespace, _), body in cache.items.items()
-        if namespace == caller.namespace and not representations.is_deleting(body)
-    )
+    """Yield the tenant's objects that are not being deleted; read them before you await."""
+    found = cache.in_namespace(caller.namespace).values()
+    return (body for body in found if not representations.is_deleting(body))
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What every list of objects can be asked for; None asks for nothing."""
+
+    project: str | None = None
+    name: str | None = None
+    selector: selectors.Selector = ()
+    created_after: datetime | None = None
+
+    @classmethod
+    def parse(cls, query: schemas.ListQuery) -> "Filter":
+        """Return the filter of a query.
+
+        Raises:
+            Problem: bad-request, a label selector that cannot be read.
+        """
+        return cls(
+            query.project, query.name, selectors.parse(query.label_selector or ""), query.created_after
+        )
+
+    def holds(self, body: Object) -> bool:
+        """Tell whether an object is asked for."""
+        metadata = body["metadata"]
+        return (
+            (self.name is None or metadata["name"] == self.name)
+            and (self.project is None or (body.get("spec") or {}).get("project") == self.project)
+            and selectors.matches(self.selector, metadata.get("labels"))
+            and (self.created_after is None or _is_after(metadata, self.created_after))
+        )
+
+
+def _is_after(metadata: Object, moment: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(str(metadata.get("creationTimestamp"))) > moment
+    except (ValueError, TypeError):  # no time, or one without a zone: nothing the API server writes
+        return False
 
 
 async def create(
@@ -115,11 +152,25 @@ async def patch(
     return patched
 
 
-async def delete(ports: deps.Ports, caller: deps.Caller, cache: watches.Reflector, body: Object) -> None:
+async def delete(
+    ports: deps.Ports,
+    caller: deps.Caller,
+    cache: watches.Reflector,
+    body: Object,
+    *,
+    only_this_version: bool = False,
+) -> None:
     """Delete just this object (by uid) in the caller's name.
 
+    Args:
+        ports: the API server.
+        caller: who deletes.
+        cache: of the object's kind.
+        body: the object.
+        only_this_version: not if it has been changed since `body` was read.
+
     Raises:
-        Problem: not-found when it is gone already or has been made anew.
+        Problem: not-found when it is gone already or has been made anew; precondition-failed.
     """
     metadata = body["metadata"]
     try:
@@ -128,10 +179,16 @@ async def delete(ports: deps.Ports, caller: deps.Caller, cache: watches.Reflecto
             metadata["name"],
             caller.namespace,
             uid=metadata["uid"],
+            resource_version=metadata["resourceVersion"] if only_this_version else None,
             impersonate=caller.impersonation,
         )
-    except (cluster.NotFoundError, cluster.ConflictError):
+    except cluster.NotFoundError:
         raise absent(cache.resource, metadata["name"]) from None
+    except cluster.ConflictError:
+        if not only_this_version:
+            raise absent(cache.resource, metadata["name"]) from None
+        await find_live(ports, caller, cache, metadata["name"])
+        raise errors.Problem(errors.PRECONDITION_FAILED, "the object has changed meanwhile") from None
 
 
 def absent(resource: names.Resource, name: str) -> errors.Problem:

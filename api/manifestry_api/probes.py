@@ -11,6 +11,7 @@ from manifestry.core import names
 from manifestry_api import caches, checks, deps
 
 TIMEOUT_SECONDS = 8.0
+UNWELL_PERIOD_SECONDS = 2.0  # what is not well is looked at more often: back in the Service soon after it is
 logger = logging.getLogger(__name__)
 
 Examine = Callable[[], Awaitable[str]]
@@ -36,7 +37,8 @@ class Probe:
         """Look for ever."""
         while True:
             await self.look()
-            await asyncio.sleep(self._period_seconds)
+            soon = min(self._period_seconds, UNWELL_PERIOD_SECONDS)
+            await asyncio.sleep(soon if self._reason else self._period_seconds)
 
     async def look(self) -> None:
         """Look once, within a bounded time."""

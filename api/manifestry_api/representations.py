@@ -3,15 +3,25 @@
 The models in `views` say the same for the OpenAPI document; a test holds the two together.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from manifestry.core import conditions, etags, jobs, names, positions, requests
+from manifestry.core import changes, conditions, etags, jobs, names, parameters, positions, requests
 
 Object = Mapping[str, Any]
 
 AWAITING_UPLOAD, PENDING, READY, FAILED = "awaiting-upload", "pending", "ready", "failed"
-_ARTIFACT_FIELDS = ("mediaType", "artifactType", "fileName", "annotations", "deletionPolicy")
+_ARTIFACT_FIELDS = (
+    "mediaType",
+    "artifactType",
+    "fileName",
+    "annotations",
+    "deletionPolicy",
+    "subjectRef",
+    "derivedFromRefs",
+)
 _JOB_SPEC_FIELDS = (
     "overrides",
     "activeDeadlineSeconds",
@@ -49,6 +59,12 @@ def is_settled(body: Object) -> bool:
     return artifact_status(body) in {READY, FAILED}
 
 
+def is_observed(body: Object) -> bool:
+    """Tell whether the operator has seen an Artifact's spec as it is now."""
+    generation = _metadata(body).get("generation")
+    return generation is not None and bool(_status(body).get("observedGeneration") == generation)
+
+
 def source(body: Object) -> str:
     """Return which source an Artifact has."""
     return next((name for name in requests.SOURCES if name in _spec(body)), "")
@@ -67,6 +83,7 @@ def artifact_summary(body: Object, tenant: str) -> dict[str, Any]:
     return _present(
         **_common(body, tenant, artifact_status(body)),
         **{field: spec.get(field) for field in _ARTIFACT_FIELDS},
+        labels=changes.labels(body) or None,
         source=source(body),
         digest=(status.get("artifact") or {}).get("digest"),
         sizeBytes=(status.get("artifact") or {}).get("sizeBytes"),
@@ -110,12 +127,18 @@ def job_summary(body: Object, tenant: str) -> dict[str, Any]:
     )
 
 
-def job(body: Object, tenant: str) -> dict[str, Any]:
-    """Return a Job in full; parameters are the texts that the pod gets."""
+def job(body: Object, tenant: str, job_type: Object | None = None) -> dict[str, Any]:
+    """Return a Job in full.
+
+    Args:
+        body: the Job.
+        tenant: its tenant's name.
+        job_type: says of which types the parameters are; without it they are the texts that the pod gets.
+    """
     spec, status = _spec(body), _status(body)
     return job_summary(body, tenant) | _present(
         desiredState=spec.get("desiredState", "Active"),
-        parameters={each["name"]: each["value"] for each in spec.get("parameters") or ()},
+        parameters=_parameters(spec, job_type),
         **{field: spec.get(field) for field in _JOB_SPEC_FIELDS},
         **{field: status.get(field) for field in _JOB_STATUS_FIELDS},
         conditions=_conditions(status),
@@ -168,6 +191,15 @@ def etag(body: Object) -> str:
     return etags.strong(f"{_metadata(body).get('uid', '')}.{_metadata(body).get('resourceVersion', '')}")
 
 
+def job_etag(body: Object, job_type: Object | None) -> str:
+    """Return a Job's strong entity tag: the types of its parameters come from another object."""
+    decoded = _parameters(_spec(body), job_type)
+    if not decoded:
+        return etag(body)
+    digest = hashlib.sha256(json.dumps(decoded, sort_keys=True).encode()).hexdigest()[:12]
+    return etags.strong(f"{etag(body)[1:-1]}.{digest}")
+
+
 def is_deleting(body: Object) -> bool:
     """Tell whether the object is being deleted: to REST it is gone already."""
     return bool(_metadata(body).get("deletionTimestamp"))
@@ -185,6 +217,13 @@ def _common(body: Object, tenant: str, status: str) -> dict[str, Any]:
         "createdBy": found.get(names.ACTOR_ANNOTATION),
         "resourceVersion": metadata.get("resourceVersion"),
     }
+
+
+def _parameters(spec: Object, job_type: Object | None) -> dict[str, Any]:
+    schema = _spec(job_type or {}).get("parametersSchema")
+    if schema is None:
+        return {each["name"]: each["value"] for each in spec.get("parameters") or ()}
+    return parameters.to_object(spec.get("parameters"), schema)
 
 
 def _summary_condition(status: Object, kind: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """What clients may send: bodies and query parameters, everything bounded, nothing unknown accepted."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from manifestry.core import pages, requests
@@ -12,10 +13,13 @@ from manifestry_api.fields import (
     Digest,
     FileName,
     JobTypeName,
+    LabelKey,
+    LabelValue,
     MediaType,
     Name,
     Project,
     SizeBytes,
+    must,
 )
 
 ShortText = Annotated[str, Field(min_length=1, max_length=253)]
@@ -78,6 +82,39 @@ class File(Sources):
     media_type: MediaType
 
 
+class ArtifactRef(Body):
+    """Another artifact of the tenant."""
+
+    name: Name
+
+
+Annotations = Annotated[
+    dict[ShortText, Annotated[str, Field(max_length=1024)]],
+    Field(max_length=32, description="Annotations of the manifest."),
+]
+Labels = Annotated[
+    dict[LabelKey, LabelValue],
+    Field(max_length=64, description="Labels of the custom resource, for `labelSelector`."),
+]
+
+
+class ArtifactUpdate(Body):
+    """What may be changed; any other member of the representation must be as it is, or be left out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"project": "apollo", "annotations": {"stage": "review"}}]}
+    )
+
+    project: Project | None = None
+    artifact_type: MediaType | None = None
+    annotations: Annotations | None = None
+    labels: Labels | None = None
+    file_name: FileName | None = Field(None, description="Offered to whoever downloads the payload.")
+    deletion_policy: Literal["Delete", "Retain"] | None = None
+    subject_ref: ArtifactRef | None = Field(None, description="The artifact that this one describes.")
+    derived_from_refs: Annotated[list[ArtifactRef], Field(max_length=64)] | None = None
+
+
 class ArtifactCreate(Sources):
     """A new artifact: what it is, and exactly one source."""
 
@@ -94,11 +131,12 @@ class ArtifactCreate(Sources):
     project: Project | None = None
     media_type: MediaType
     artifact_type: MediaType | None = None
-    annotations: (
-        Annotated[dict[ShortText, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] | None
-    ) = None
+    annotations: Annotations | None = None
+    labels: Labels | None = None
     file_name: FileName | None = Field(None, description="Offered to whoever downloads the payload.")
     deletion_policy: Literal["Delete", "Retain"] | None = None
+    subject_ref: ArtifactRef | None = Field(None, description="The artifact that this one describes.")
+    derived_from_refs: Annotated[list[ArtifactRef], Field(max_length=64)] | None = None
     files: Annotated[list[File], Field(min_length=1, max_length=64)] | None = None
 
 
@@ -165,22 +203,42 @@ class PageQuery(_Query):
     )
 
 
-class ArtifactQuery(PageQuery):
-    """Filters of `GET /artifacts`; all given ones must match."""
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+Time = Annotated[
+    AwareDatetime,
+    BeforeValidator(
+        must(
+            lambda value: _RFC_3339.fullmatch(value) is not None,
+            "must be an RFC 3339 time such as 2026-05-04T03:02:01Z ('+' is %2B in a query)",
+        ).func
+    ),
+]
+
+
+class ListQuery(PageQuery):
+    """Filters of every list of objects; all given ones must match."""
 
     project: str | None = Field(None, max_length=63)
-    media_type: str | None = Field(None, max_length=255)
     name: str | None = Field(None, max_length=63)
-    digest: str | None = Field(None, max_length=71)
+    label_selector: str | None = Field(
+        None, max_length=1024, description="As in Kubernetes: `a=b,c!=d,e in (f,g),h notin (i),j,!k`."
+    )
+    created_after: Time | None = Field(None, description="RFC 3339; created later than this.")
+
+
+class ArtifactQuery(ListQuery):
+    """Filters of `GET /artifacts`; all given ones must match."""
+
+    media_type: str | None = Field(None, max_length=255)
+    digest: str | None = Field(None, max_length=71, description="Of the payload, or of one of its files.")
     status: ArtifactStatus | None = None
 
 
-class JobQuery(PageQuery):
+class JobQuery(ListQuery):
     """Filters of `GET /jobs`; all given ones must match."""
 
     job_type: str | None = Field(None, max_length=63)
     status: JobStatus | None = None
-    project: str | None = Field(None, max_length=63)
 
 
 class SubmitQuery(_Query):

@@ -17,7 +17,8 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from manifestry.adapters import cluster, ledgers, store
+from manifestry.adapters import cluster, ledgers, reservations, sessions, storagebooks, store
+from manifestry.core import storagequotas
 from manifestry.settings import ApiSettings, ClusterSettings, StoreSettings
 from manifestry_api import (
     app,
@@ -85,26 +86,36 @@ async def open_ports(config: Config) -> AsyncIterator[deps.Ports]:
         observer=instruments.observe_kubernetes,
     )
     objects = store.open_store(config.store)
+    uploads = sessions.open_sessions(config.store, objects)
     try:
-        yield make_ports(config, client, objects, instruments)
+        yield make_ports(config, client, (objects, uploads), instruments)
     finally:
+        await uploads.close()
         await objects.close()
         await client.close()
         instruments.provider.shutdown()
 
 
 def make_ports(
-    config: Config, client: cluster.KubeClient, objects: store.Store, instruments: telemetry.Telemetry
+    config: Config,
+    client: cluster.KubeClient,
+    opened: tuple[store.Store, sessions.Sessions],
+    instruments: telemetry.Telemetry,
 ) -> deps.Ports:
-    """Return the ports around a connected client and an open store."""
+    """Return the ports around a connected client and an open store with its resumable uploads."""
     watched = caches.build(client)
     index = tenants.TenantIndex(watched.namespaces)
     grants = tenants.GrantIndex(watched.role_bindings)
     return deps.Ports(
         client=client,
-        store=objects,
+        store=opened[0],
+        sessions=opened[1],
         caches=watched,
         ledgers=ledgers.Ledgers(client, lambda namespace, name: _seen(watched, namespace, name)),
+        reservations=reservations.Reservations(
+            storagebooks.StorageBooks(client, lambda namespace, name: _seen(watched, namespace, name)),
+            lambda tenant: storagequotas.limits_for(tenant, watched.tenant_quotas.items.values()),
+        ),
         settings=config.api,
         tenants=index,
         gate=gates.Gatekeeper(identity.Pipeline(authenticators(config.api, client)), index, grants),

@@ -108,6 +108,20 @@ class Telemetry:
             registry=self.registry,
         )
 
+        self.payload_bytes = Counter(
+            "payload_sent_bytes",
+            "Bytes of payloads sent: by the kernel alone (zerocopy), or through this process (stream)",
+            ("way",),
+            registry=self.registry,
+        )
+        self.redirects = Counter(
+            "payload_redirects",
+            "Downloads that were answered with a signed link to the object store",
+            registry=self.registry,
+        )
+        self.count_zerocopy = self.payload_bytes.labels("zerocopy").inc
+        self.count_stream = self.payload_bytes.labels("stream").inc
+
     def observe_kubernetes(self, verb: str, resource: str, status: int, seconds: float) -> None:
         """Take note of one call to the Kubernetes API; watches and logs are long by nature."""
         if verb in {"watch", "log"}:

@@ -70,7 +70,7 @@ class GrantIndex:
         return identities.granted(identity, table)
 
     def _of(self, namespace: str) -> list[Mapping[str, Any]]:
-        return [binding for key, binding in self._role_bindings.items.items() if key[0] == namespace]
+        return list(self._role_bindings.in_namespace(namespace).values())
 
 
 def require_synced(reflector: watches.Reflector) -> None:

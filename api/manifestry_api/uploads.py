@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
-from manifestry.adapters import cluster, store
+from manifestry.adapters import cluster, reservations, store
 from manifestry.core import digests, errors, requests
-from manifestry_api import bodies, deps, fields, lookups, representations
+from manifestry_api import answers, bodies, deps, fields, lookups, representations, waiting
 
 RECORD_ATTEMPTS = 5
 
@@ -44,18 +45,43 @@ async def receive(
         Problem: conflict, unsupported-media-type, payload-too-large, digest-mismatch, validation-failed.
         StoreError: the object store refuses.
     """
-    _check_state(artifact)
-    _check_headers(artifact, request)
+    check_state(artifact)
+    check_headers(artifact, request)
     promise = _promise(artifact, request, ports.settings.max_upload_bytes)
     chunks = _chunks(request)
     recorded = artifact["spec"]["upload"].get("digest")
     if recorded is not None:
         return _same(artifact, recorded, await _hash(chunks))
-    staged = await _stage(ports, chunks, promise)
-    return await _publish(ports, caller, artifact, staged)
+    metadata, length = artifact["metadata"], bodies.declared_length(request)
+    size_bytes = promise.size_bytes if length is None else length
+    async with ports.reservations.hold(caller, metadata["uid"], metadata["name"], size_bytes) as hold:
+        staged = await _stage(ports, _charged(chunks, hold), promise)
+        return await _publish(ports, caller, artifact, staged, hold)
 
 
-def _check_state(artifact: lookups.Object) -> None:
+async def answer(
+    ports: deps.Ports, caller: deps.Caller, stored: lookups.Object, request: Request
+) -> Response:
+    """Return the answer to the last byte of a payload: 200 when it became Ready in time, else 202."""
+    preferred = waiting.preference(request.headers.getlist("prefer"), ports.settings.wait_seconds)
+    settled = await waiting.until(
+        ports, ports.caches.artifacts, stored, representations.is_settled, preferred.wait_seconds
+    )
+    content = representations.artifact(settled, caller.tenant)
+    headers = {
+        "ETag": representations.etag(settled),
+        "Content-Location": content["links"]["self"],
+        **preferred.headers,
+    }
+    return answers.json(content, 200 if content["status"] == representations.READY else 202, headers)
+
+
+def check_state(artifact: lookups.Object) -> None:
+    """Refuse bytes for an artifact that takes none.
+
+    Raises:
+        Problem: conflict.
+    """
     if "upload" not in artifact["spec"]:
         kind = representations.source(artifact)
         raise errors.Problem(errors.CONFLICT, f"the artifact's source must be `upload`, it is `{kind}`")
@@ -64,7 +90,12 @@ def _check_state(artifact: lookups.Object) -> None:
         raise errors.Problem(errors.CONFLICT, f"the artifact has failed{reason}")
 
 
-def _check_headers(artifact: lookups.Object, request: Request) -> None:
+def check_headers(artifact: lookups.Object, request: Request) -> None:
+    """Refuse a payload of another media type, an encoded one, and a part of one.
+
+    Raises:
+        Problem: unsupported-media-type, bad-request.
+    """
     wanted, stated = artifact["spec"]["mediaType"], request.headers.get("content-type")
     if stated is not None and fields.essence(stated) != wanted.lower():
         raise _unsupported(f"header `Content-Type` must be the artifact's `mediaType`, '{wanted}'")
@@ -82,18 +113,25 @@ def _promise(artifact: lookups.Object, request: Request, limit_bytes: int) -> Pr
     if length is not None and length > limit_bytes:
         raise bodies.too_large(limit_bytes)
     if size_bytes is not None and length not in {None, size_bytes}:
-        raise _wrong_size(size_bytes, length)
-    stated = {digest for digest in (spec.get("digest"), *_stated(request)) if digest is not None}
+        raise wrong_size(size_bytes, length)
+    stated = {digest for digest in (spec.get("digest"), *stated_digests(request)) if digest is not None}
     if len(stated) > 1:
-        raise _mismatch("the digests in `Content-Digest`, `Repr-Digest` and the artifact must agree")
+        raise mismatch("the digests in `Content-Digest`, `Repr-Digest` and the artifact must agree")
     return Promise(next(iter(stated), None), size_bytes, limit_bytes)
 
 
-def _stated(request: Request) -> list[str | None]:
+def stated_digests(
+    request: Request, names: tuple[str, ...] = ("content-digest", "repr-digest")
+) -> list[str | None]:
+    """Return the digest that each of the headers states, if it is there.
+
+    Raises:
+        Problem: bad-request.
+    """
     try:
         return [
             digests.parse_field(",".join(values))
-            for name in ("content-digest", "repr-digest")
+            for name in names
             if (values := request.headers.getlist(name))
         ]
     except digests.DigestError as error:
@@ -106,6 +144,14 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
             yield chunk
     except ClientDisconnect:
         raise errors.Problem(errors.BAD_REQUEST, "the client left before the last byte") from None
+
+
+async def _charged(chunks: AsyncIterator[bytes], hold: reservations.Hold) -> AsyncIterator[bytes]:
+    total_bytes = 0
+    async for chunk in chunks:
+        total_bytes += len(chunk)
+        await hold.grow(total_bytes)
+        yield chunk
 
 
 async def _hash(chunks: AsyncIterator[bytes]) -> str:
@@ -126,32 +172,43 @@ def _same(artifact: lookups.Object, recorded: str, digest: str) -> lookups.Objec
 async def _stage(ports: deps.Ports, chunks: AsyncIterator[bytes], promise: Promise) -> store.Staged:
     staged = await ports.store.stage(chunks, limit_bytes=promise.limit_bytes)
     try:
-        _verify(staged, promise)
+        verify(staged, promise)
     except errors.Problem:
         await ports.store.discard(staged)
         raise
     return staged
 
 
-def _verify(staged: store.Staged, promise: Promise) -> None:
+def verify(staged: store.Staged, promise: Promise) -> None:
+    """Refuse bytes that are not what was promised.
+
+    Raises:
+        Problem: validation-failed, digest-mismatch.
+    """
     if promise.size_bytes is not None and staged.size_bytes != promise.size_bytes:
-        raise _wrong_size(promise.size_bytes, staged.size_bytes)
+        raise wrong_size(promise.size_bytes, staged.size_bytes)
     if promise.digest is not None and not digests.equal(staged.digest, promise.digest):
-        raise _mismatch(f"the payload's digest must be {promise.digest}, it is {staged.digest}")
+        raise mismatch(f"the payload's digest must be {promise.digest}, it is {staged.digest}")
 
 
 async def _publish(
-    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, staged: store.Staged
+    ports: deps.Ports,
+    caller: deps.Caller,
+    artifact: lookups.Object,
+    staged: store.Staged,
+    hold: reservations.Hold,
 ) -> lookups.Object:
     try:
         blob = await ports.store.publish(caller.tenant_uid, staged)
+        await hold.grow(staged.size_bytes)
     except BaseException:
         await ports.store.discard(staged)
         raise
-    return await _record(ports, caller, artifact, blob)
+    hold.keep()  # whether the record arrives or not: only the operator can tell
+    return await record(ports, caller, artifact, blob)
 
 
-async def _record(
+async def record(
     ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, blob: store.Blob
 ) -> lookups.Object:
     """Write the intent; the resourceVersion makes the first of two different uploads win."""
@@ -171,12 +228,14 @@ async def _record(
     raise errors.Problem(errors.BUSY, "the artifact keeps changing", headers={"Retry-After": "1"})
 
 
-def _wrong_size(expected: int, actual: int | None) -> errors.Problem:
+def wrong_size(expected: int, actual: int | None) -> errors.Problem:
+    """Return the refusal of a payload whose size is not the promised one."""
     message = f"the payload must have {expected} bytes as `sizeBytes` says, it has {actual}"
     return errors.Problem(errors.VALIDATION_FAILED, message, (errors.FieldError("/sizeBytes", message),))
 
 
-def _mismatch(message: str) -> errors.Problem:
+def mismatch(message: str) -> errors.Problem:
+    """Return the refusal of a payload whose digest is not the promised one."""
     return errors.Problem(errors.DIGEST_MISMATCH, message, (errors.FieldError("/digest", message),))
 
 

@@ -40,6 +40,12 @@ class Common(View):
     links: dict[str, str]
 
 
+class Ref(View):
+    """Another artifact of the tenant."""
+
+    name: str
+
+
 class ManifestPointer(View):
     """Names the canonical manifest for ever."""
 
@@ -55,7 +61,10 @@ class ArtifactSummary(Common):
     artifact_type: str | None = None
     file_name: str | None = None
     annotations: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
     deletion_policy: str | None = None
+    subject_ref: Ref | None = None
+    derived_from_refs: list[Ref] | None = None
     source: str
     digest: Digest | None = None
     size_bytes: Count | None = None
@@ -87,6 +96,18 @@ class ArtifactView(ArtifactSummary):
     conditions: list[Condition]
 
 
+class UploadView(View):
+    """A resumable upload that has just begun."""
+
+    id: str
+    tenant: str
+    artifact: str
+    offset: Count
+    size_bytes: Count | None = None
+    expires_after_seconds: Count
+    links: dict[str, str]
+
+
 class JobSummary(Common):
     """A job in a list."""
 
@@ -106,7 +127,9 @@ class JobView(JobSummary):
     """A job."""
 
     desired_state: Literal["Active", "Suspended", "Cancelled"]
-    parameters: dict[str, str]
+    parameters: dict[str, Any] = Field(
+        description="As they were sent; as the pod's texts where the job type is not there any more."
+    )
     overrides: dict[str, Any] | None = None
     active_deadline_seconds: int | None = None
     backoff_limit: int | None = None
@@ -184,12 +207,13 @@ class JobQuotaView(View):
 
 
 class StorageQuotaView(View):
-    """Usage and limits of storage."""
+    """Usage and limits of storage; an absent limit is unlimited, 0 is none."""
 
-    artifacts: Count
-    size_bytes: Count
-    max_artifacts: Count | None = None
+    used_bytes: Count = Field(description="What the stored artifacts refer to, each for itself.")
+    reserved_bytes: Count = Field(description="Charged for bytes that are on their way.")
     max_bytes: Count | None = None
+    artifacts: Count = Field(description="Those on their way included.")
+    max_artifacts: Count | None = None
 
 
 class QuotasView(View):

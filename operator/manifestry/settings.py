@@ -4,7 +4,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from manifestry.core import addresses
 
 PREFIX = "MANIFESTRY_"
 
@@ -53,6 +55,7 @@ class StoreSettings(_Section):
     store_secret_access_key: SecretStr | None = None
     store_allow_http: bool = False
     store_timeout_seconds: float = Field(default=30.0, gt=0, le=600)
+    gc_grace_seconds: float = Field(default=7200.0, ge=1, le=31_536_000)
 
 
 class ClusterSettings(_Section):
@@ -71,6 +74,11 @@ class OperatorSettings(_Section):
     health_port: int = Field(default=8081, ge=0, le=65535)
     workers: int = Field(default=16, ge=1, le=256)
     resync_seconds: float = Field(default=60.0, ge=1, le=3600)
+    gc_grace_seconds: float = Field(default=7200.0, ge=1, le=31_536_000)
+    gc_period_seconds: float = Field(default=3600.0, ge=0, le=604_800)  # 0 = never
+    scrub_bytes_per_second: int = Field(default=8 << 20, ge=0)  # 0 = never
+    scrub_period_seconds: float = Field(default=86_400.0, ge=1, le=31_536_000)
+    upload_expiry_seconds: int = Field(default=86_400, ge=1, le=30 * 86_400)
     lease_name: str = "manifestry-operator"
     leader_election: bool = True
     identity: str = ""
@@ -79,7 +87,19 @@ class OperatorSettings(_Section):
     webhook_configuration: str = "manifestry"
     webhook_certificates: bool = True
     webhook_certificate_days: int = Field(default=90, ge=1, le=3650)
+    fetch_enabled: bool = True
+    fetch_allowed_cidrs: str = ""
+    fetch_ca_file: str = ""
+    fetch_max_bytes: int = Field(default=5 << 30, ge=1)
+    fetch_timeout_seconds: float = Field(default=600.0, gt=0, le=86_400)
+    fetch_concurrency: int = Field(default=8, ge=1, le=256)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("fetch_allowed_cidrs")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        addresses.parse_networks(value)
+        return value
 
 
 class ApiSettings(_Section):
@@ -95,6 +115,10 @@ class ApiSettings(_Section):
     kubernetes_issuer: bool = True
     max_body_bytes: int = Field(default=1 << 20, ge=1024, le=16 << 20)
     max_upload_bytes: int = Field(default=5 << 30, ge=1)
+    gc_grace_seconds: float = Field(default=7200.0, ge=1, le=31_536_000)
+    max_upload_sessions: int = Field(default=64, ge=1, le=10_000)
+    upload_expiry_seconds: int = Field(default=86_400, ge=1, le=30 * 86_400)
+    download_redirect: bool = False
     wait_seconds: float = Field(default=5.0, ge=0, le=60)
     shutdown_seconds: float = Field(default=20.0, ge=0, le=300)
     lease_name: str = "manifestry-operator"

@@ -1,6 +1,6 @@
 """Operator and facade as real processes against a real API server, and callers of each role."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +37,11 @@ class Installation:
 
 
 @contextmanager
-def installed(cp: ControlPlane, folder: Path, **env: str) -> Iterator[Installation]:
+def installed(
+    cp: ControlPlane, folder: Path, wrap: Callable[[Sequence[str]], Sequence[str]] = list, **env: str
+) -> Iterator[Installation]:
     """Run one operator and one facade with a webhook and one job type."""
-    setup = processes.Setup(folder, env)
+    setup = processes.Setup(folder, env, wrap=wrap)
     cp.apply(JOB_TYPES, {
         "apiVersion": "manifestry.dev/v1alpha1",
         "kind": "JobType",

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Setup:
         env: MANIFESTRY_* variables that win over the harness's own.
         grant: gives the process's user its rights.
         kubeconfig: in the place of one for that user.
+        wrap: turns the command into the one that is run, such as in a namespace.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Setup:
     grant: Grant = grants.grant_chart_roles
     kubeconfig: Path | None = None
     ready_seconds: float = 30.0
+    wrap: Callable[[Sequence[str]], Sequence[str]] = list
 
 
 @dataclass(eq=False, kw_only=True)
@@ -185,7 +187,7 @@ def _program(
 ) -> Program:
     return Program(
         name,
-        [sys.executable, "-m", module],
+        setup.wrap([sys.executable, "-m", module]),
         is_ready,
         ready_seconds=setup.ready_seconds,
         env=env,

@@ -1,4 +1,4 @@
-"""Artifacts: create, list, read, delete. The bytes are in `contents`."""
+"""Artifacts: create, list, read, change, delete. The bytes are in `contents`."""
 
 from typing import Annotated
 
@@ -6,12 +6,24 @@ from fastapi import Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.core import access, errors, names, pages, requests
-from manifestry_api import answers, bodies, deps, lookups, representations, schemas, views, waiting
-from manifestry_api.routes import contents
+from manifestry.core import access, changes, errors, inputs, names, pages, requests
+from manifestry_api import (
+    answers,
+    bodies,
+    creations,
+    deps,
+    lookups,
+    representations,
+    schemas,
+    updates,
+    views,
+    waiting,
+)
+from manifestry_api.routes import contents, manifests
 
 router = deps.api_router(tags=["artifacts"])
 router.include_router(contents.router)
+router.include_router(manifests.router)
 
 Reader = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_READ))]
 Writer = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_WRITE))]
@@ -31,10 +43,27 @@ _CREATED: answers.Documented = {
     **answers.refusal(409, "An artifact of this name exists"),
     **answers.refusal(415, "The body is not JSON"),
 }
+_CHANGED: answers.Documented = {
+    200: {
+        "description": "Changed, and the manifest says so; or it was so already.",
+        "model": views.ArtifactView,
+        "headers": {**answers.APPLIED, **answers.ETAG},
+    },
+    202: {
+        "description": "Changed; the manifest did not follow within the time to wait.",
+        "model": views.ArtifactView,
+        "headers": {**answers.APPLIED, **answers.ETAG},
+    },
+    **answers.PRECONDITION,
+    **answers.refusal(415, "The body is of another media type"),
+}
 _DELETED: answers.Documented = {
     204: {"description": "Deleted."},
-    **answers.refusal(409, "The artifact is protected"),
+    **answers.refusal(409, "The artifact is protected, or a job that has not ended uses it"),
+    **answers.PRECONDITION,
 }
+_CONDITIONS = [answers.IF_MATCH, answers.IF_NONE_MATCH]
+USERS_SHOWN = 3
 
 
 @router.post(
@@ -48,8 +77,9 @@ async def create_artifact(request: Request, ports: deps.PortsDep, caller: Writer
     wanted = await bodies.read(request, schemas.ArtifactCreate, ports.settings.max_body_bytes)
     body = wanted.model_dump(by_alias=True, exclude_none=True)
     source = requests.check_source(body)
+    changes.check_labels({}, body.get("labels") or {})
     resource = requests.artifact(body, caller.namespace, lookups.provenance(caller))
-    created = await lookups.create(ports, caller, ports.caches.artifacts, resource)
+    created = await creations.create(ports, caller, resource)
     preferred = waiting.preference(request.headers.getlist("prefer"), ports.settings.wait_seconds)
     seconds = 0.0 if source == "upload" else preferred.wait_seconds
     found = await waiting.until(ports, ports.caches.artifacts, created, representations.is_settled, seconds)
@@ -66,37 +96,57 @@ def _created(found: lookups.Object, caller: deps.Caller, preferred: waiting.Pref
     return answers.json(content, 201 if content["status"] == representations.READY else 202, headers)
 
 
-@router.get("/artifacts", responses={200: {"model": views.ArtifactPage}})
+@router.get(
+    "/artifacts",
+    responses={
+        200: {"model": views.ArtifactPage},
+        **answers.refusal(410, "The page token has expired"),
+    },
+)
 async def list_artifacts(
     ports: deps.PortsDep, caller: Reader, query: Annotated[schemas.ArtifactQuery, Query()]
 ) -> Response:
     """List the tenant's artifacts, newest first, in pages that stay stable while artifacts come and go."""
+    wanted = lookups.Filter.parse(query)
     filters = query.model_dump(by_alias=True, exclude={"limit", "token"}, exclude_none=True)
-    found = (body for body in lookups.of_tenant(ports.caches.artifacts, caller) if _matches(body, filters))
+    found = (
+        body
+        for body in lookups.of_tenant(ports.caches.artifacts, caller)
+        if wanted.holds(body) and _matches(body, query)
+    )
     asked = pages.Query(query.limit, query.token, {"list": "artifacts", "tenant": caller.tenant, **filters})
     page = pages.take(found, pages.newest_first, asked, ports.clock())
     items = [representations.artifact_summary(body, caller.tenant) for body in page.items]
     return answers.json(representations.page(items, page.token))
 
 
-def _matches(body: lookups.Object, filters: dict[str, str]) -> bool:
-    spec = body.get("spec") or {}
-    stored = (body.get("status") or {}).get("artifact") or {}
-    actual = {
-        "name": body["metadata"]["name"],
-        "project": spec.get("project"),
-        "mediaType": spec.get("mediaType"),
-        "digest": stored.get("digest"),
-    }
-    if "status" in filters and representations.artifact_status(body) != filters["status"]:
-        return False
-    return all(actual[name] == value for name, value in filters.items() if name in actual)
+def _matches(body: lookups.Object, query: schemas.ArtifactQuery) -> bool:
+    return (
+        (query.media_type is None or body["spec"].get("mediaType") == query.media_type)
+        and (query.digest is None or query.digest in _digests(body))
+        and (query.status is None or representations.artifact_status(body) == query.status)
+    )
 
 
+def _digests(body: lookups.Object) -> set[str]:
+    status = body.get("status") or {}
+    return {each.get("digest", "") for each in (status.get("artifact") or {}, *(status.get("files") or ()))}
+
+
+@router.head(
+    "/artifacts/{name}",
+    response_class=Response,
+    responses={200: {"description": "The artifact's headers.", "headers": answers.ETAG}},
+    openapi_extra={"parameters": _CONDITIONS},
+)
 @router.get(
     "/artifacts/{name}",
-    responses={200: {"model": views.ArtifactView, "headers": answers.ETAG}, **answers.NOT_MODIFIED},
-    openapi_extra={"parameters": [answers.IF_NONE_MATCH]},
+    responses={
+        200: {"model": views.ArtifactView, "headers": answers.ETAG},
+        **answers.NOT_MODIFIED,
+        **answers.PRECONDITION,
+    },
+    openapi_extra={"parameters": _CONDITIONS},
 )
 async def get_artifact(name: str, request: Request, ports: deps.PortsDep, caller: Reader) -> Response:
     """Show one artifact: its state, digest, manifest pointer and conditions."""
@@ -105,18 +155,77 @@ async def get_artifact(name: str, request: Request, ports: deps.PortsDep, caller
     return answers.conditional(request, content, representations.etag(found))
 
 
-@router.delete("/artifacts/{name}", status_code=204, response_class=Response, responses=_DELETED)
-async def delete_artifact(name: str, ports: deps.PortsDep, caller: Deleter) -> Response:
+@router.patch(
+    "/artifacts/{name}",
+    responses=_CHANGED,
+    openapi_extra={
+        **bodies.openapi(schemas.ArtifactUpdate, bodies.MERGE_PATCH),
+        "parameters": [*_CONDITIONS, answers.PREFER],
+    },
+)
+async def patch_artifact(name: str, request: Request, ports: deps.PortsDep, caller: Writer) -> Response:
+    """Change metadata by a JSON merge patch (RFC 7396): `null` removes, what is left out stays."""
+    bodies.check_media_type(request, bodies.MERGE_PATCH)
+    changed = await updates.apply(ports, caller, name, request, changes.patched)
+    return await _changed(changed, request, ports, caller)
+
+
+@router.put(
+    "/artifacts/{name}",
+    responses=_CHANGED,
+    openapi_extra={
+        **bodies.openapi(schemas.ArtifactUpdate),
+        "parameters": [*_CONDITIONS, answers.PREFER],
+    },
+)
+async def put_artifact(name: str, request: Request, ports: deps.PortsDep, caller: Writer) -> Response:
+    """Replace metadata: what is left out goes, only `labels` stay. The answer of a GET may be sent back."""
+    bodies.check_media_type(request)
+    changed = await updates.apply(ports, caller, name, request, changes.replaced)
+    return await _changed(changed, request, ports, caller)
+
+
+async def _changed(
+    body: lookups.Object, request: Request, ports: deps.Ports, caller: deps.Caller
+) -> Response:
+    preferred = waiting.preference(request.headers.getlist("prefer"), ports.settings.wait_seconds)
+    found = await waiting.until(
+        ports, ports.caches.artifacts, body, representations.is_observed, preferred.wait_seconds
+    )
+    headers = {"ETag": representations.etag(found), **preferred.headers}
+    content = representations.artifact(found, caller.tenant)
+    return answers.json(content, 200 if representations.is_observed(found) else 202, headers)
+
+
+@router.delete(
+    "/artifacts/{name}",
+    status_code=204,
+    response_class=Response,
+    responses=_DELETED,
+    openapi_extra={"parameters": _CONDITIONS},
+)
+async def delete_artifact(name: str, request: Request, ports: deps.PortsDep, caller: Deleter) -> Response:
     """Delete the reference; the bytes go when nothing refers to them, or never (`deletionPolicy: Retain`)."""
     found = await lookups.find_live(ports, caller, ports.caches.artifacts, name)
-    _check_deletable(found)
-    await lookups.delete(ports, caller, ports.caches.artifacts, found)
+    _check_deletable(ports, found)
+    answers.check_preconditions(request, representations.etag(found))
+    await lookups.delete(
+        ports, caller, ports.caches.artifacts, found, only_this_version=answers.is_conditional(request)
+    )
     await waiting.until_gone(ports.caches.artifacts, found, representations.is_deleting)
     return Response(status_code=204)
 
 
-def _check_deletable(body: lookups.Object) -> None:
-    labels = body["metadata"].get("labels") or {}
-    if labels.get(names.PROTECTED_LABEL) == "true":
+def _check_deletable(ports: deps.Ports, body: lookups.Object) -> None:
+    metadata = body["metadata"]
+    if (metadata.get("labels") or {}).get(names.PROTECTED_LABEL) == "true":
         detail = f"the artifact must not be deleted while its label `{names.PROTECTED_LABEL}` is 'true'"
         raise errors.Problem(errors.CONFLICT, detail)
+    users = ports.caches.jobs.select(inputs.in_use, (metadata["namespace"], metadata["name"]))
+    found = [job["metadata"]["name"] for job in users if not representations.is_deleting(job)]
+    if found:
+        shown = ", ".join(f"'{name}'" for name in sorted(found)[:USERS_SHOWN])
+        more = f" and {len(found) - USERS_SHOWN} more" if len(found) > USERS_SHOWN else ""
+        raise errors.Problem(
+            errors.CONFLICT, f"the artifact must not be deleted while a job uses it: {shown}{more}"
+        )

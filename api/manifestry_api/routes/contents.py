@@ -1,25 +1,13 @@
-"""The bytes of an artifact and its manifest: in by one streamed PUT, out with Range and validators."""
+"""The bytes of an artifact and its manifest: in by one streamed PUT, out with ranges and validators."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.adapters import store
-from manifestry.core import access, digests, dispositions, errors, etags, ranges
-from manifestry_api import (
-    answers,
-    deps,
-    fields,
-    lookups,
-    representations,
-    streams,
-    uploads,
-    views,
-    waiting,
-)
+from manifestry.core import access, errors, etags
+from manifestry_api import answers, deps, downloads, lookups, representations, uploads, views
 
 router = deps.api_router(tags=["contents"])
 
@@ -32,7 +20,7 @@ MANIFEST_MAX_BYTES = 4 << 20
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _PAYLOAD_HEADERS = {
     "ETag": answers.header("The payload's digest.", f'"sha256:{"0" * 64}"'),
-    "Repr-Digest": answers.header("The payload's digest (RFC 9530).", "sha-256=:...:"),
+    "Repr-Digest": answers.header("The whole payload's digest (RFC 9530).", "sha-256=:...:"),
     "Content-Disposition": answers.header("The stored file name.", 'attachment; filename="report.pdf"'),
     "Accept-Ranges": answers.header("Always `bytes`.", "bytes"),
 }
@@ -43,17 +31,26 @@ _PAYLOAD: answers.Documented = {
         "headers": _PAYLOAD_HEADERS,
     },
     206: {
-        "description": "One part of the payload.",
-        "content": {"application/octet-stream": _BINARY},
-        "headers": {**_PAYLOAD_HEADERS, "Content-Range": answers.header("Which part.", "bytes 0-99/1234")},
+        "description": "One part of the payload, or several with a frame around each.",
+        "content": {"application/octet-stream": _BINARY, "multipart/byteranges": _BINARY},
+        "headers": {
+            **_PAYLOAD_HEADERS,
+            "Content-Range": answers.header("Which part, when it is one.", "bytes 0-99/1234"),
+        },
     },
     304: {"description": "The client has this payload.", "headers": _PAYLOAD_HEADERS},
+    307: {
+        "description": "Fetch it from the object store (only with `downloadRedirect`).",
+        "headers": {"Location": answers.header("A signed link, good for five minutes.")},
+    },
+    **answers.PRECONDITION,
     **answers.refusal(409, "The artifact is not ready"),
     **answers.refusal(416, "The range begins after the last byte"),
 }
 _CONDITIONS = [
+    answers.IF_MATCH,
     answers.IF_NONE_MATCH,
-    answers.parameter("Range", "One byte range (RFC 9110 section 14); several are answered with all bytes."),
+    answers.parameter("Range", "Up to 16 byte ranges (RFC 9110 section 14); of more, all bytes come."),
     answers.parameter("If-Range", "The entity tag for which the range holds."),
 ]
 _DIGEST_HEADERS = [
@@ -81,17 +78,7 @@ async def put_content(name: str, request: Request, ports: deps.PortsDep, caller:
     """Upload the payload: streamed, hashed, verified, and visible only when all of it is there."""
     found = await lookups.find_live(ports, caller, ports.caches.artifacts, name)
     stored = await uploads.receive(ports, caller, found, request)
-    preferred = waiting.preference(request.headers.getlist("prefer"), ports.settings.wait_seconds)
-    settled = await waiting.until(
-        ports, ports.caches.artifacts, stored, representations.is_settled, preferred.wait_seconds
-    )
-    content = representations.artifact(settled, caller.tenant)
-    headers = {
-        "ETag": representations.etag(settled),
-        "Content-Location": f"/artifacts/{name}",
-        **preferred.headers,
-    }
-    return answers.json(content, 200 if content["status"] == representations.READY else 202, headers)
+    return await uploads.answer(ports, caller, stored, request)
 
 
 @router.get(
@@ -101,35 +88,26 @@ async def put_content(name: str, request: Request, ports: deps.PortsDep, caller:
     openapi_extra={"parameters": _CONDITIONS},
 )
 async def get_content(name: str, request: Request, ports: deps.PortsDep, caller: Downloader) -> Response:
-    """Download the payload, or one range of it."""
+    """Download the payload, or some ranges of it."""
     found = _ready(await lookups.find(ports, caller, ports.caches.artifacts, name))
-    digest, size_bytes = found["status"]["artifact"]["digest"], found["status"]["artifact"]["sizeBytes"]
-    etag = etags.strong(digest)
-    headers = _payload_headers(found, digest)
-    if unchanged := answers.not_modified(request, etag):
-        return unchanged
-    span = _span(request, etag, size_bytes)
-    if span is None:
-        chunks = ports.store.stream(caller.tenant_uid, digest)
-        return await _streamed(chunks, {**headers, "Content-Length": str(size_bytes)}, 200)
-    chunks = ports.store.stream(caller.tenant_uid, digest, offset=span.offset, count=span.count)
-    part = {"Content-Length": str(span.count), "Content-Range": span.content_range(size_bytes)}
-    return await _streamed(chunks, headers | part, 206)
+    return await downloads.answer(ports, caller, request, _content(found))
 
 
 @router.head(
     "/artifacts/{name}/content",
     response_class=Response,
-    responses={200: {"description": "The payload's headers.", "headers": _PAYLOAD_HEADERS}},
+    responses={
+        200: {"description": "The payload's headers.", "headers": _PAYLOAD_HEADERS},
+        **answers.PRECONDITION,
+    },
+    openapi_extra={"parameters": [answers.IF_MATCH, answers.IF_NONE_MATCH]},
 )
 async def head_content(name: str, request: Request, ports: deps.PortsDep, caller: Downloader) -> Response:
     """Show the headers of the payload without its bytes."""
-    found = _ready(await lookups.find(ports, caller, ports.caches.artifacts, name))
-    stored = found["status"]["artifact"]
-    if unchanged := answers.not_modified(request, etags.strong(stored["digest"])):
-        return unchanged
-    headers = {**_payload_headers(found, stored["digest"]), "Content-Length": str(stored["sizeBytes"])}
-    return Response(headers=headers)
+    return await get_content(name, request, ports, caller)
+
+
+SHORT = (get_content, head_content)
 
 
 @router.get(
@@ -149,10 +127,12 @@ async def get_manifest(name: str, request: Request, ports: deps.PortsDep, caller
     """Read the OCI image manifest, byte for byte as it was hashed."""
     found = _ready(await lookups.find(ports, caller, ports.caches.artifacts, name))
     digest = found["status"]["manifest"]["digest"]
-    if unchanged := answers.not_modified(request, etags.strong(digest)):
+    etag = etags.strong(digest)
+    if unchanged := answers.not_modified(request, etag):
         return unchanged
     content = await ports.store.read(caller.tenant_uid, digest, limit_bytes=MANIFEST_MAX_BYTES)
-    return Response(content, headers={**_immutable(digest), "Content-Type": MANIFEST_MEDIA_TYPE})
+    headers = {**downloads.immutable(digest, etag), "Content-Type": MANIFEST_MEDIA_TYPE}
+    return Response(content, headers=headers)
 
 
 def _ready(body: lookups.Object) -> lookups.Object:
@@ -164,36 +144,11 @@ def _ready(body: lookups.Object) -> lookups.Object:
     raise errors.Problem(errors.CONFLICT, f"the artifact is {status}{shown}")
 
 
-def _span(request: Request, etag: str, size_bytes: int) -> ranges.Span | None:
-    if not etags.if_range_holds(request.headers.get("if-range"), etag):
-        return None
-    return ranges.single(ranges.parse(request.headers.get("range"), size_bytes))
-
-
-def _payload_headers(body: lookups.Object, digest: str) -> dict[str, str]:
-    spec = body["spec"]
-    return {
-        **_immutable(digest),
-        "Content-Type": fields.safe_media_type(spec.get("mediaType", "")),
-        "Content-Disposition": dispositions.attachment(spec.get("fileName") or body["metadata"]["name"]),
-        "Content-Security-Policy": "sandbox; default-src 'none'",
-        "Accept-Ranges": "bytes",
-    }
-
-
-def _immutable(digest: str) -> dict[str, str]:
-    return {
-        "ETag": etags.strong(digest),
-        "Repr-Digest": digests.format_field(digest),
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": answers.REVALIDATE,
-        "Vary": answers.VARY,
-    }
-
-
-async def _streamed(chunks: streams.Chunks, headers: Mapping[str, str], status: int) -> Response:
-    try:
-        primed = await streams.primed(chunks)
-    except store.BlobNotFoundError as error:
-        raise errors.Problem(errors.INTERNAL, "the stored bytes of this artifact are missing") from error
-    return streams.StreamedResponse(primed, status_code=status, headers=headers)
+def _content(body: lookups.Object) -> downloads.Content:
+    spec, stored = body["spec"], body["status"]["artifact"]
+    return downloads.Content(
+        stored["digest"],
+        stored["sizeBytes"],
+        spec.get("mediaType", ""),
+        spec.get("fileName") or body["metadata"]["name"],
+    )

@@ -43,7 +43,9 @@ _SUBMITTED: answers.Documented = {
 _ACCEPTED: answers.Documented = {
     202: {"description": "Accepted.", "model": views.JobView},
     **answers.refusal(409, "Not legal in the job's state"),
+    **answers.PRECONDITION,
 }
+_CONDITIONS = [answers.IF_MATCH, answers.IF_NONE_MATCH]
 _KEY = answers.parameter(
     "Idempotency-Key",
     "A replay with the same key gives the same job for as long as the job exists; the same key with another "
@@ -72,89 +74,144 @@ async def create_job(
         return answers.json(await submissions.rehearse(ports, caller, submission))
     found, is_replay = await submissions.submit(ports, caller, submission)
     headers = {REPLAYED: "true"} if is_replay else {}
-    return _accepted(found, caller, headers)
+    return _accepted(ports, found, caller, headers)
 
 
-def _accepted(found: lookups.Object, caller: deps.Caller, headers: dict[str, str] | None = None) -> Response:
-    content = representations.job(found, caller.tenant)
-    located = {"Location": content["links"]["self"], "ETag": representations.etag(found)}
+def _accepted(
+    ports: deps.Ports, found: lookups.Object, caller: deps.Caller, headers: dict[str, str] | None = None
+) -> Response:
+    content = representations.job(found, caller.tenant, _type_of(ports, found))
+    located = {"Location": content["links"]["self"], "ETag": _etag(ports, found)}
     return answers.json(content, 202, {**located, **(headers or {})})
 
 
-@router.get("/jobs", responses={200: {"model": views.JobPage}})
+def _type_of(ports: deps.Ports, job: lookups.Object) -> lookups.Object | None:
+    return ports.caches.job_types.items.get(("", job["spec"].get("jobType", "")))
+
+
+def _etag(ports: deps.Ports, job: lookups.Object) -> str:
+    return representations.job_etag(job, _type_of(ports, job))
+
+
+@router.get(
+    "/jobs",
+    responses={200: {"model": views.JobPage}, **answers.refusal(410, "The page token has expired")},
+)
 async def list_jobs(
     ports: deps.PortsDep, caller: Reader, query: Annotated[schemas.JobQuery, Query()]
 ) -> Response:
     """List the tenant's jobs, newest first, in pages that stay stable while jobs come and go."""
+    wanted = lookups.Filter.parse(query)
     filters = query.model_dump(by_alias=True, exclude={"limit", "token"}, exclude_none=True)
-    found = (body for body in lookups.of_tenant(ports.caches.jobs, caller) if _matches(body, filters))
+    found = (
+        body
+        for body in lookups.of_tenant(ports.caches.jobs, caller)
+        if wanted.holds(body) and _matches(body, query)
+    )
     asked = pages.Query(query.limit, query.token, {"list": "jobs", "tenant": caller.tenant, **filters})
     page = pages.take(found, pages.newest_first, asked, ports.clock())
     items = [representations.job_summary(body, caller.tenant) for body in page.items]
     return answers.json(representations.page(items, page.token))
 
 
-def _matches(body: lookups.Object, filters: dict[str, str]) -> bool:
-    spec = body.get("spec") or {}
-    if any(spec.get(name) != filters[name] for name in ("jobType", "project") if name in filters):
-        return False
-    return "status" not in filters or core_jobs.rest_status(body) == filters["status"]
+def _matches(body: lookups.Object, query: schemas.JobQuery) -> bool:
+    return (query.job_type is None or body["spec"].get("jobType") == query.job_type) and (
+        query.status is None or core_jobs.rest_status(body) == query.status
+    )
 
 
+@router.head(
+    "/jobs/{name}",
+    response_class=Response,
+    responses={200: {"description": "The job's headers.", "headers": answers.ETAG}},
+    openapi_extra={"parameters": _CONDITIONS},
+)
 @router.get(
     "/jobs/{name}",
-    responses={200: {"model": views.JobView, "headers": answers.ETAG}, **answers.NOT_MODIFIED},
-    openapi_extra={"parameters": [answers.IF_NONE_MATCH]},
+    responses={
+        200: {"model": views.JobView, "headers": answers.ETAG},
+        **answers.NOT_MODIFIED,
+        **answers.PRECONDITION,
+    },
+    openapi_extra={"parameters": _CONDITIONS},
 )
 async def get_job(name: str, request: Request, ports: deps.PortsDep, caller: Reader) -> Response:
     """Show one job: its state, times, exit code and conditions."""
     found = await lookups.find(ports, caller, ports.caches.jobs, name)
-    return answers.conditional(
-        request, representations.job(found, caller.tenant), representations.etag(found)
-    )
+    content = representations.job(found, caller.tenant, _type_of(ports, found))
+    return answers.conditional(request, content, _etag(ports, found))
 
 
-@router.post("/jobs/{name}/cancel", status_code=202, responses=_ACCEPTED)
-async def cancel_job(name: str, ports: deps.PortsDep, caller: Controller) -> Response:
+@router.post(
+    "/jobs/{name}/cancel",
+    status_code=202,
+    responses=_ACCEPTED,
+    openapi_extra={"parameters": _CONDITIONS},
+)
+async def cancel_job(name: str, request: Request, ports: deps.PortsDep, caller: Controller) -> Response:
     """Cancel a job for good: it is taken from the queue, or its pods are ended."""
-    return await _control(ports, caller, name, controls.Control.CANCEL)
+    return await _control(request, ports, caller, name, controls.Control.CANCEL)
 
 
-@router.post("/jobs/{name}/suspend", status_code=202, responses=_ACCEPTED)
-async def suspend_job(name: str, ports: deps.PortsDep, caller: Controller) -> Response:
+@router.post(
+    "/jobs/{name}/suspend",
+    status_code=202,
+    responses=_ACCEPTED,
+    openapi_extra={"parameters": _CONDITIONS},
+)
+async def suspend_job(name: str, request: Request, ports: deps.PortsDep, caller: Controller) -> Response:
     """Suspend a job: its pods are ended and its slot is given to others."""
-    return await _control(ports, caller, name, controls.Control.SUSPEND)
+    return await _control(request, ports, caller, name, controls.Control.SUSPEND)
 
 
-@router.post("/jobs/{name}/resume", status_code=202, responses=_ACCEPTED)
-async def resume_job(name: str, ports: deps.PortsDep, caller: Controller) -> Response:
+@router.post(
+    "/jobs/{name}/resume",
+    status_code=202,
+    responses=_ACCEPTED,
+    openapi_extra={"parameters": _CONDITIONS},
+)
+async def resume_job(name: str, request: Request, ports: deps.PortsDep, caller: Controller) -> Response:
     """Resume a suspended job: it queues again."""
-    return await _control(ports, caller, name, controls.Control.RESUME)
+    return await _control(request, ports, caller, name, controls.Control.RESUME)
 
 
-async def _control(ports: deps.Ports, caller: deps.Caller, name: str, control: controls.Control) -> Response:
+async def _control(
+    request: Request, ports: deps.Ports, caller: deps.Caller, name: str, control: controls.Control
+) -> Response:
     found = await lookups.find_live(ports, caller, ports.caches.jobs, name)
     desired = (found.get("spec") or {}).get("desiredState", "Active")
     wanted = controls.decide(control, desired, core_jobs.rest_status(found))
+    answers.check_preconditions(request, _etag(ports, found))
     if wanted is None:
-        return _accepted(found, caller)
-    change = {"spec": {"desiredState": wanted}}
+        return _accepted(ports, found, caller)
+    change: lookups.Object = {"spec": {"desiredState": wanted}}
+    if answers.is_conditional(request):
+        change["metadata"] = {"resourceVersion": found["metadata"]["resourceVersion"]}
     try:
         patched = await lookups.patch(ports, caller, ports.caches.jobs, name, change)
     except cluster.InvalidError as error:  # cancelled by somebody else in between: one-way by CEL
         raise errors.Problem(errors.CONFLICT, refusals.from_api(error).detail) from None
-    return _accepted(patched, caller)
+    except cluster.ConflictError:
+        raise errors.Problem(errors.PRECONDITION_FAILED, "the job has changed meanwhile") from None
+    return _accepted(ports, patched, caller)
 
 
 @router.delete(
     "/jobs/{name}",
     status_code=202,
     response_class=Response,
-    responses={202: {"description": "Being deleted; its pods are ended, then its place is given to others."}},
+    responses={
+        202: {"description": "Being deleted; its pods are ended, then its place is given to others."},
+        **answers.PRECONDITION,
+    },
+    openapi_extra={"parameters": _CONDITIONS},
 )
-async def delete_job(name: str, ports: deps.PortsDep, caller: Deleter) -> Response:
+async def delete_job(name: str, request: Request, ports: deps.PortsDep, caller: Deleter) -> Response:
     """Delete a job with its batch Job and pods."""
     found = await lookups.find_live(ports, caller, ports.caches.jobs, name)
-    await lookups.delete(ports, caller, ports.caches.jobs, found)
+    answers.check_preconditions(request, _etag(ports, found))
+    await lookups.delete(
+        ports, caller, ports.caches.jobs, found, only_this_version=answers.is_conditional(request)
+    )
     await waiting.until_gone(ports.caches.jobs, found, representations.is_deleting)
     return Response(status_code=202)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 from starlette.responses import Response
 
-from manifestry.core import access, names, pages, positions, quotas
+from manifestry.core import access, names, pages, positions, quotas, storagecharges
 from manifestry_api import answers, deps, lookups, representations, schemas, views
 
 router = deps.api_router(tags=["quotas"])
@@ -17,11 +17,11 @@ Reader = Annotated[deps.Caller, Depends(deps.require(access.Action.QUOTAS_READ))
 @router.get("/quotas", responses={200: {"model": views.QuotasView}})
 async def list_quotas(ports: deps.PortsDep, caller: Reader) -> Response:
     """Show usage and limits of every job type, and of storage."""
-    known = {name for _, name in ports.caches.job_types.items} | {
-        name for namespace, name in ports.caches.quota_ledgers.items if namespace == caller.namespace
-    }
-    artifacts = lookups.of_tenant(ports.caches.artifacts, caller)
-    storage = positions.storage(caller.tenant, artifacts, ports.caches.tenant_quotas.items.values())
+    ledgers = ports.caches.quota_ledgers.in_namespace(caller.namespace)
+    known = ({name for _, name in ports.caches.job_types.items} | {*ledgers}) - {storagecharges.LEDGER}
+    artifacts, limits = lookups.of_tenant(ports.caches.artifacts, caller), ports.reservations.limits(caller)
+    account = ports.reservations.books.account(caller.namespace) if limits.is_set else None
+    storage = positions.storage(artifacts, limits, account)
     items = [_row(ports, caller, name) for name in sorted(known)]
     return answers.json({"tenant": caller.tenant, "items": items, "storage": storage})
 
@@ -49,7 +49,8 @@ async def get_queue(
 
 
 def _require(ports: deps.Ports, caller: deps.Caller, job_type: str) -> None:
-    if (caller.namespace, job_type) in ports.caches.quota_ledgers.items:
+    known = (caller.namespace, job_type) in ports.caches.quota_ledgers.items
+    if known and job_type != storagecharges.LEDGER:
         return
     if ("", job_type) not in ports.caches.job_types.items:
         raise lookups.absent(names.JOB_TYPES, job_type)

@@ -170,6 +170,23 @@ class KubeClient:
         except GoneError:  # the first page's snapshot was compacted: once more, in one piece
             return await self._pages(resource, namespace, query)
 
+    async def pages(
+        self, resource: names.Resource, namespace: str | None = None, *, page_size: int = 500
+    ) -> AsyncGenerator[Objects, None]:
+        """Read all objects as they are at the first page, live, and yield them page by page.
+
+        Raises:
+            GoneError: the reader was so slow that the snapshot has expired.
+        """
+        token = ""
+        while True:
+            asked = {"limit": str(page_size)} | ({"continue": token} if token else {})
+            page = await self._json("list", "GET", resource, namespace, query=asked)
+            yield [_typed(item, resource) for item in page.get("items") or ()]
+            token = page["metadata"].get("continue") or ""
+            if not token:
+                return
+
     async def _pages(
         self, resource: names.Resource, namespace: str | None, query: Mapping[str, str]
     ) -> tuple[Objects, str]:

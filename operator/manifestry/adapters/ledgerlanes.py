@@ -6,38 +6,37 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from manifestry.core import ledgers
-
 T = TypeVar("T")
+L = TypeVar("L")
 
 _BACKOFF_SECONDS = 0.01
 _BACKOFF_CAP_SECONDS = 0.25
 
-Decide = Callable[[ledgers.Ledger], tuple[ledgers.Ledger, T]]
+Decide = Callable[[L], tuple[L, T]]
 
 
 @dataclass
-class Waiter(Generic[T]):
+class Waiter(Generic[L, T]):
     """One caller: its decision, and where its answer goes."""
 
-    decide: Decide[T]
+    decide: Decide[L, T]
     future: "asyncio.Future[T]"
 
 
 @dataclass
-class Lane:
+class Lane(Generic[L]):
     """The callers that wait for one ledger, and the task that serves them."""
 
-    waiting: list[Waiter[Any]] = field(default_factory=list)
+    waiting: list[Waiter[L, Any]] = field(default_factory=list)
     task: "asyncio.Task[None] | None" = None
 
 
-Answer = tuple[Waiter[Any], Any, Exception | None]
+Answer = tuple[Waiter[L, Any], Any, Exception | None]
 
 
-def decide_all(ledger: ledgers.Ledger, batch: list[Waiter[Any]]) -> tuple[ledgers.Ledger, list[Answer]]:
+def decide_all(ledger: L, batch: list[Waiter[L, Any]]) -> tuple[L, list[Answer[L]]]:
     """Decide for one after the other, each on what the one before has left."""
-    answers: list[Answer] = []
+    answers: list[Answer[L]] = []
     for waiter in batch:
         try:
             ledger, answer = waiter.decide(ledger)
@@ -48,7 +47,7 @@ def decide_all(ledger: ledgers.Ledger, batch: list[Waiter[Any]]) -> tuple[ledger
     return ledger, answers
 
 
-def answer_all(answers: list[Answer]) -> None:
+def answer_all(answers: list[Answer[L]]) -> None:
     """Give every caller that still waits its answer."""
     for waiter, answer, error in answers:
         if waiter.future.done():
@@ -59,7 +58,7 @@ def answer_all(answers: list[Answer]) -> None:
             waiter.future.set_result(answer)
 
 
-def fail_all(batch: list[Waiter[Any]], error: Exception) -> None:
+def fail_all(batch: list[Waiter[L, Any]], error: Exception) -> None:
     """Let every caller that still waits fail."""
     for waiter in batch:
         if not waiter.future.done():

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from manifestry.adapters import store_remote
+from manifestry.adapters import store_links, store_remote
 from manifestry.settings import StoreSettings
 
 if TYPE_CHECKING:
@@ -22,10 +22,17 @@ def connect(settings: StoreSettings) -> store_remote.RemoteStore:
 
     References: obstore's `S3Config`, `GCSConfig`, `AzureConfig`.
     """
-    return store_remote.RemoteStore(_bucket(settings), timeout_seconds=settings.store_timeout_seconds)
+    client = bucket(settings)
+    return store_remote.RemoteStore(
+        client,
+        timeout_seconds=settings.store_timeout_seconds,
+        refresh_after=timedelta(seconds=settings.gc_grace_seconds / 2),
+        signer=store_links.Signer(client, settings),
+    )
 
 
-def _bucket(settings: StoreSettings) -> "ObjectStore":
+def bucket(settings: StoreSettings) -> "ObjectStore":
+    """Return obstore's client of the bucket; nothing is sent yet."""
     timeout = timedelta(seconds=settings.store_timeout_seconds)
     copying = timedelta(seconds=store_remote.COPY_MAX_BYTES / store_remote.COPY_BYTES_PER_SECOND)
     common: dict[str, Any] = {

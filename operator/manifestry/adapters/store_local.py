@@ -5,8 +5,9 @@ leave a published, empty blob), nor opens with `O_NOFOLLOW`, and streaming from 
 positional reads (design/artifact-storage.md). Folders are opened one by one below the root, so a planted
 symbolic link is refused at any level.
 
-Publishing renames over the key. That is create-if-absent for readers, because the bytes under a digest are
-always the same, and in one step it also heals a damaged blob and makes its modification time new.
+Publishing links or renames over the key. That is create-if-absent for readers, because the bytes under a
+digest are always the same, and in one step it also heals a damaged blob and makes its modification time new.
+The staged name stays until no collector can take the blob away (`store_claims`).
 """
 
 import asyncio
@@ -19,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Final, ParamSpec, TypeVar
 
-from manifestry.adapters import store_files, store_port
+from manifestry.adapters import inventory_local, store_claims, store_files, store_payloads, store_port
+from manifestry.adapters.store_claims import Hold
 from manifestry.adapters.store_port import (
     BATCH_BYTES,
     PUT_MAX_BYTES,
@@ -32,7 +34,7 @@ from manifestry.adapters.store_port import (
     StoreUnavailableError,
     TooLargeError,
 )
-from manifestry.core import blobkeys, digests
+from manifestry.core import blobkeys, digests, garbagekeys
 
 # An upload holds the chunks of the batch being filled, and their join while it is written: 2 x 1 MiB.
 UPLOAD_BOUND_BYTES: Final = 2 * BATCH_BYTES
@@ -41,6 +43,7 @@ DOWNLOAD_BOUND_BYTES: Final = 2 * BATCH_BYTES
 THREADS: Final = 16  # enough to keep a disk's queue full; a hung disk cannot take more of them
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NOT_A_FILE: Final = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
 
 P = ParamSpec("P")
@@ -59,6 +62,7 @@ class LocalStore:
         self._root = root
         self._timeout_seconds = timeout_seconds
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+        self._opener = store_payloads.Opener(root, self._run)
 
     async def stage(self, chunks: AsyncIterator[bytes], *, limit_bytes: int) -> Staged:
         """Store and hash a stream where nobody sees it."""
@@ -75,22 +79,33 @@ class LocalStore:
 
     async def publish(self, tenant_uid: str, staged: Staged) -> Blob:
         """Make staged bytes visible under their digest."""
-        key = blobkeys.blob(tenant_uid, staged.digest)
-        await self._run("publish", self._rename, blobkeys.upload(staged.upload_id), key, staged.size_bytes)
-        return Blob(staged.digest, staged.size_bytes)
+        target = _Target(tenant_uid, Blob(staged.digest, staged.size_bytes))
+        source = blobkeys.upload(staged.upload_id)
+        await self._outlast("publish", target, lambda: self._link(source, target))
+        with contextlib.suppress(StoreError):  # published is published; a left-over is collected later
+            await self._run("publish", self._forget, source)
+        return target.blob
 
     async def put(self, tenant_uid: str, data: bytes) -> Blob:
         """Publish a few bytes that are in memory anyway."""
         if len(data) > PUT_MAX_BYTES:
             raise TooLargeError(f"the bytes must not be more than {PUT_MAX_BYTES}")
-        blob = Blob(digests.of(data), len(data))
-        await self._run("put", self._put, blobkeys.blob(tenant_uid, blob.digest), data)
-        return blob
+        target = _Target(tenant_uid, Blob(digests.of(data), len(data)))
+        await self._outlast("put", target, lambda: self._put(target.key, data))
+        return target.blob
 
     async def head(self, tenant_uid: str, digest: str) -> Blob | None:
         """Return a blob's size, None when the tenant has no such blob."""
         size_bytes = await self._run("head", self._size, blobkeys.blob(tenant_uid, digest))
         return None if size_bytes is None else Blob(digest, size_bytes)
+
+    async def confirm(self, tenant_uid: str, digest: str) -> Blob | None:
+        """Return a blob's size once no collector is about to decide on it."""
+        claim = garbagekeys.claim(tenant_uid, digest)
+        await store_claims.until_gone(
+            lambda: self._run("head", self._is_there, claim), wait_seconds=store_claims.WAIT_SECONDS
+        )
+        return await self.head(tenant_uid, digest)
 
     async def read(self, tenant_uid: str, digest: str, *, limit_bytes: int) -> bytes:
         """Return a small blob, hashed again."""
@@ -112,6 +127,15 @@ class LocalStore:
         finally:
             with contextlib.suppress(StoreError):
                 await self._run("stream", reader.close)
+
+    async def open(self, tenant_uid: str, digest: str) -> store_payloads.LocalPayload:
+        """Return a blob's open file."""
+        with typed("stream"):
+            return await self._opener.open(blobkeys.blob(tenant_uid, digest))
+
+    async def link(self, tenant_uid: str, digest: str, seconds: float) -> None:  # noqa: ARG002 - the port's
+        """Return None: nobody else serves these bytes."""
+        return None  # noqa: RET501 - the port's signature
 
     async def discard(self, staged: Staged) -> None:
         """Remove staged bytes."""
@@ -137,37 +161,85 @@ class LocalStore:
         """Return where the blob lies or would lie, for a zero-copy send."""
         return self._root / blobkeys.blob(tenant_uid, digest)
 
+    def records(self) -> inventory_local.LocalRecords:
+        """Return what the collector works on."""
+        return inventory_local.LocalRecords(self._root, self._run)
+
     async def close(self) -> None:
         """Let the threads end; a hung one is not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, operation: str, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
-        with _typed(operation):
+        with typed(operation):
             async with asyncio.timeout(self._timeout_seconds):
                 return await loop.run_in_executor(self._pool, function, *args)
 
-    def _rename(self, staged: str, key: str, size_bytes: int) -> None:
-        source, target = PurePosixPath(staged), PurePosixPath(key)
-        with store_files.open_folder(self._root, target.parent, create=True) as to:
+    async def _outlast(self, operation: str, target: "_Target", publish: Callable[[], None]) -> None:
+        def attempt() -> Hold:
+            publish()
+            return self._hold(target)
+
+        await store_claims.outlast(
+            lambda: self._run(operation, attempt),
+            lambda: self._run(operation, self._is_there, target.claim),
+            wait_seconds=store_claims.WAIT_SECONDS,
+        )
+
+    def _hold(self, target: "_Target") -> Hold:
+        """Look whether a new blob can be relied on; the claim first, the blob last."""
+        if self._is_there(target.claim):
+            return Hold.CLAIMED
+        return Hold.SAFE if self._size(target.key) == target.blob.size_bytes else Hold.GONE
+
+    def _is_there(self, key: str) -> bool:
+        path = PurePosixPath(key)
+        try:
+            with store_files.open_folder(self._root, path.parent) as where:
+                os.stat(path.name, dir_fd=where, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _link(self, staged: str, target: "_Target") -> None:
+        """Give staged bytes their digest's name besides their own, and a new time."""
+        source, path = PurePosixPath(staged), PurePosixPath(target.key)
+        with store_files.open_folder(self._root, path.parent, create=True) as to:
             try:
                 with store_files.open_folder(self._root, source.parent) as where:
-                    os.rename(source.name, target.name, src_dir_fd=where, dst_dir_fd=to)
+                    os.utime(source.name, dir_fd=where, follow_symlinks=False)
+                    _link_over(where, source.name, to, path.name)
             except FileNotFoundError:
-                if store_files.size_in(to, target.name) != size_bytes:  # else an earlier try got this far
+                if store_files.size_in(to, path.name) != target.blob.size_bytes:
                     raise
+                os.utime(path.name, dir_fd=to, follow_symlinks=False)  # an earlier try got this far
             os.fsync(to)
+
+    def _forget(self, staged: str) -> None:
+        path = PurePosixPath(staged)
+        with (
+            contextlib.suppress(FileNotFoundError),
+            store_files.open_folder(self._root, path.parent) as where,
+        ):
+            os.unlink(path.name, dir_fd=where)
 
     def _put(self, key: str, data: bytes) -> None:
         if self._size(key) == len(data):
-            self._touch(key)
+            with contextlib.suppress(FileNotFoundError):  # removed since: `_hold` finds out
+                self._touch(key)
             return
         writer = store_files.StagingFile(self._root, str(uuid.uuid4()))
         try:
             writer.open()
             writer.append(data)
-            staged = writer.finish()
-            self._rename(blobkeys.upload(staged.upload_id), key, len(data))
+            source = PurePosixPath(blobkeys.upload(writer.finish().upload_id))
+            path = PurePosixPath(key)
+            with (
+                store_files.open_folder(self._root, path.parent, create=True) as to,
+                store_files.open_folder(self._root, source.parent) as where,
+            ):
+                os.rename(source.name, path.name, src_dir_fd=where, dst_dir_fd=to)
+                os.fsync(to)
         except BaseException:
             writer.abandon()
             raise
@@ -205,8 +277,35 @@ class LocalStore:
             os.fsync(where)
 
 
+class _Target:
+    """Where a blob goes, and where a collector would claim it."""
+
+    def __init__(self, tenant_uid: str, blob: Blob) -> None:
+        self.blob = blob
+        self.key = blobkeys.blob(tenant_uid, blob.digest)
+        self.claim = garbagekeys.claim(tenant_uid, blob.digest)
+
+
+def _link_over(where: int, source: str, to: int, name: str) -> None:
+    """Give a file a second name, in the place of whatever has that name."""
+    try:
+        os.link(source, name, src_dir_fd=where, dst_dir_fd=to, follow_symlinks=False)
+    except FileExistsError:
+        spare = str(uuid.uuid4())  # killed here, it is a left-over like any other
+        os.link(source, spare, src_dir_fd=where, dst_dir_fd=where, follow_symlinks=False)
+        os.rename(spare, name, src_dir_fd=where, dst_dir_fd=to)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(spare, dir_fd=where)  # of two names of one file a rename leaves both
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A claim found after this costs the upload, which then ends with an error; never an acknowledged one.
+        os.rename(source, name, src_dir_fd=where, dst_dir_fd=to)
+
+
 @contextlib.contextmanager
-def _typed(operation: str) -> Iterator[None]:
+def typed(operation: str) -> Iterator[None]:
+    """Raise what went wrong in the store as one of its own errors."""
     try:
         yield
     except FileNotFoundError as error:

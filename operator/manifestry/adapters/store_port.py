@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, Protocol
 
+from manifestry.adapters.inventory_port import Records
 from manifestry.core import errors
 
 # A batch is hashed and written in one thread hop: 1 MiB takes 0.6 ms to hash, a hop about 0.05 ms.
@@ -68,6 +69,28 @@ class Staged(NamedTuple):
     size_bytes: int
 
 
+class Payload(Protocol):
+    """An open file of published bytes on this machine, to be sent by its descriptor; close it in any case."""
+
+    size_bytes: int
+
+    def fileno(self) -> int:
+        """Return the descriptor; it may only be read from by position."""
+        ...
+
+    async def load(self, offset: int, count: int) -> None:
+        """Bring a part into memory, so that sending it right after this does not wait for the disk.
+
+        Raises:
+            BlobDamagedError: the file ends before `offset + count`.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        ...
+
+
 class Store(Protocol):
     """A content-addressed store, one prefix per tenant.
 
@@ -106,6 +129,16 @@ class Store(Protocol):
         """Return a blob's size, None when the tenant has no such blob."""
         ...
 
+    async def confirm(self, tenant_uid: str, digest: str) -> Blob | None:
+        """Return what `head` does, but not while a collector is about to decide on the blob.
+
+        For whoever has made something refer to stored bytes: a collector that decides later sees that.
+
+        Raises:
+            StoreUnavailableError: a collector takes too long.
+        """
+        ...
+
     async def read(self, tenant_uid: str, digest: str, *, limit_bytes: int) -> bytes:
         """Return a small blob, hashed again before it is returned.
 
@@ -127,6 +160,19 @@ class Store(Protocol):
         """
         ...
 
+    async def open(self, tenant_uid: str, digest: str) -> Payload | None:
+        """Return a blob's open file for sending it without a copy, None for a remote store.
+
+        Raises:
+            BlobNotFoundError: no such blob.
+            BlobDamagedError: it is not a regular file.
+        """
+        ...
+
+    async def link(self, tenant_uid: str, digest: str, seconds: float) -> str | None:
+        """Return a URL at which anybody may read the blob for `seconds`, None when there is no such."""
+        ...
+
     async def discard(self, staged: Staged) -> None:
         """Remove staged bytes; nothing happens when they are gone."""
         ...
@@ -141,6 +187,10 @@ class Store(Protocol):
 
     def local_path(self, tenant_uid: str, digest: str) -> Path | None:
         """Return where the blob lies (or would lie) on this machine's disk, None for a remote store."""
+        ...
+
+    def records(self) -> Records:
+        """Return what the collector works on, see `inventory`."""
         ...
 
     async def close(self) -> None:

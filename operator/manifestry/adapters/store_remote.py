@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import re
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import obstore
 from obstore import exceptions as obstore_errors
 
-from manifestry.adapters import store_port
+from manifestry.adapters import inventory_remote, store_claims, store_links, store_port
+from manifestry.adapters.store_claims import Hold
 from manifestry.adapters.store_port import (
     BATCH_BYTES,
     PUT_MAX_BYTES,
@@ -32,7 +33,7 @@ from manifestry.adapters.store_port import (
     StoreUnavailableError,
     TooLargeError,
 )
-from manifestry.core import blobkeys, digests
+from manifestry.core import blobkeys, digests, garbagekeys
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -63,11 +64,21 @@ class RemoteStore:
     Args:
         bucket: an obstore store whose root is ours alone.
         timeout_seconds: how long one request may take, retries included.
+        signer: makes links for clients, where the store can.
     """
 
-    def __init__(self, bucket: "ObjectStore", *, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        bucket: "ObjectStore",
+        *,
+        timeout_seconds: float,
+        signer: store_links.Signer | None = None,
+        refresh_after: timedelta = REFRESH_AFTER,
+    ) -> None:
         self._bucket = bucket
+        self._signer = signer
         self._timeout_seconds = timeout_seconds
+        self._refresh_after = refresh_after
 
     async def stage(self, chunks: AsyncIterator[bytes], *, limit_bytes: int) -> Staged:
         """Store and hash a stream where nobody sees it; a failure aborts the multipart upload."""
@@ -82,30 +93,28 @@ class RemoteStore:
 
     async def publish(self, tenant_uid: str, staged: Staged) -> Blob:
         """Make staged bytes visible under their digest."""
-        key, source = blobkeys.blob(tenant_uid, staged.digest), blobkeys.upload(staged.upload_id)
-        found = await self._meta("publish", key)
-        sound = found is not None and found["size"] == staged.size_bytes
-        if found is None or not sound or _age(found) > REFRESH_AFTER:
-            try:
-                await self._copy(source, key, staged.size_bytes, overwrite=found is not None)
-            except BlobNotFoundError:
-                if not sound:  # else an earlier try got this far
-                    raise
+        blob = Blob(staged.digest, staged.size_bytes)
+        source = blobkeys.upload(staged.upload_id)
+        await self._outlast("publish", tenant_uid, blob, lambda key: self._publish(source, key, blob))
         with contextlib.suppress(StoreError):  # published is published; a left-over is collected later
             await self.discard(staged)
-        return Blob(staged.digest, staged.size_bytes)
+        return blob
 
     async def put(self, tenant_uid: str, data: bytes) -> Blob:
         """Publish a few bytes that are in memory anyway."""
         if len(data) > PUT_MAX_BYTES:
             raise TooLargeError(f"the bytes must not be more than {PUT_MAX_BYTES}")
         blob = Blob(digests.of(data), len(data))
-        key = blobkeys.blob(tenant_uid, blob.digest)
-        if not await self._create(key, data):
-            found = await self._meta("put", key)
-            if found is None or found["size"] != len(data) or _age(found) > REFRESH_AFTER:
-                await self._write("put", obstore.put_async(self._bucket, key, data, use_multipart=False))
+        await self._outlast("put", tenant_uid, blob, lambda key: self._put(key, data))
         return blob
+
+    async def confirm(self, tenant_uid: str, digest: str) -> Blob | None:
+        """Return a blob's size once no collector is about to decide on it."""
+        claim = garbagekeys.claim(tenant_uid, digest)
+        await store_claims.until_gone(
+            lambda: self._is_there("head", claim), wait_seconds=store_claims.WAIT_SECONDS
+        )
+        return await self.head(tenant_uid, digest)
 
     async def head(self, tenant_uid: str, digest: str) -> Blob | None:
         """Return a blob's size, None when the tenant has no such blob."""
@@ -137,6 +146,16 @@ class RemoteStore:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
 
+    async def open(self, tenant_uid: str, digest: str) -> None:  # noqa: ARG002 - the port's signature
+        """Return None: the bytes are not on this machine."""
+        return None  # noqa: RET501 - the port's signature
+
+    async def link(self, tenant_uid: str, digest: str, seconds: float) -> str | None:
+        """Return a signed URL of the store's own host."""
+        if self._signer is None:
+            return None
+        return await self._call("sign", self._signer.sign(blobkeys.blob(tenant_uid, digest), seconds))
+
     async def discard(self, staged: Staged) -> None:
         """Remove staged bytes."""
         await self._remove("discard", blobkeys.upload(staged.upload_id))
@@ -159,6 +178,10 @@ class RemoteStore:
         """Return None: the bytes are not on this machine."""
         return None
 
+    def records(self) -> inventory_remote.RemoteRecords:
+        """Return what the collector works on."""
+        return inventory_remote.RemoteRecords(self._bucket, self._call)
+
     async def close(self) -> None:
         """Do nothing: obstore's connections end with the object."""
 
@@ -175,6 +198,50 @@ class RemoteStore:
                 await self._call("discard", writer.__aexit__(type(error), error, error.__traceback__))
             raise
 
+    async def _outlast(
+        self, operation: str, tenant_uid: str, blob: Blob, publish: Callable[[str], Awaitable[None]]
+    ) -> None:
+        key, claim = blobkeys.blob(tenant_uid, blob.digest), garbagekeys.claim(tenant_uid, blob.digest)
+
+        async def attempt() -> Hold:
+            await publish(key)
+            if await self._is_there(operation, claim):
+                return Hold.CLAIMED
+            found = await self._meta(operation, key)  # last: a claim may have come and gone
+            return Hold.SAFE if found is not None and found["size"] == blob.size_bytes else Hold.GONE
+
+        await store_claims.outlast(
+            attempt, lambda: self._is_there(operation, claim), wait_seconds=store_claims.WAIT_SECONDS
+        )
+
+    async def _is_there(self, operation: str, key: str) -> bool:
+        return await self._meta(operation, key) is not None
+
+    async def _publish(self, source: str, key: str, blob: Blob) -> None:
+        found = await self._meta("publish", key)
+        sound = found is not None and found["size"] == blob.size_bytes
+        if found is not None and sound and _age(found) <= self._refresh_after:
+            return
+        try:
+            await self._copy(source, key, blob.size_bytes, overwrite=found is not None)
+        except BlobNotFoundError:
+            if not sound:  # else an earlier try got this far
+                raise
+            await self._refresh(key, blob.size_bytes)
+
+    async def _refresh(self, key: str, size_bytes: int) -> None:
+        """Make a blob's time new; there and back, as S3 refuses to copy an object onto itself."""
+        spare = blobkeys.upload(str(uuid.uuid4()))
+        await self._copy(key, spare, size_bytes, overwrite=True)
+        await self._copy(spare, key, size_bytes, overwrite=True)
+        await self._remove("publish", spare)
+
+    async def _put(self, key: str, data: bytes) -> None:
+        if not await self._create(key, data):
+            found = await self._meta("put", key)
+            if found is None or found["size"] != len(data) or _age(found) > self._refresh_after:
+                await self._write("put", obstore.put_async(self._bucket, key, data, use_multipart=False))
+
     async def _create(self, key: str, data: bytes) -> bool:
         try:
             await self._write("put", obstore.put_async(self._bucket, key, data, mode="create"))
@@ -184,7 +251,7 @@ class RemoteStore:
 
     async def _copy(self, source: str, key: str, size_bytes: int, *, overwrite: bool) -> None:
         if size_bytes == 0:  # there is nothing to copy
-            await self._create(key, b"")
+            await self._write("publish", obstore.put_async(self._bucket, key, b"", use_multipart=False))
             return
         seconds = self._timeout_seconds + size_bytes / COPY_BYTES_PER_SECOND
         copy = obstore.copy_async(self._bucket, source, key, overwrite=overwrite)
@@ -226,7 +293,7 @@ class RemoteStore:
             await self._call(operation, obstore.delete_async(self._bucket, key))
 
     async def _call(self, operation: str, request: Awaitable[T], *, seconds: float | None = None) -> T:
-        with _typed(operation):
+        with typed(operation):
             async with asyncio.timeout(seconds or self._timeout_seconds):
                 return await request
 
@@ -242,7 +309,8 @@ def _age(found: "ObjectMeta") -> timedelta:
 
 
 @contextlib.contextmanager
-def _typed(operation: str) -> Iterator[None]:
+def typed(operation: str) -> Iterator[None]:
+    """Raise what went wrong in the store as one of its own errors."""
     try:
         yield
     except obstore_errors.AlreadyExistsError:

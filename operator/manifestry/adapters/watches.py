@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from manifestry.adapters import apierrors, cluster, retries
@@ -19,6 +20,9 @@ Object = dict[str, Any]
 Change = Literal["ADDED", "MODIFIED", "DELETED"]
 Callback = Callable[[Change, Object], None]
 Predicate = Callable[[Object], bool]
+KeysOf = Callable[[Object], Iterable[Hashable]]
+
+_NONE: Mapping[str, Object] = MappingProxyType({})
 
 
 class _Waiter(NamedTuple):
@@ -37,6 +41,37 @@ class _Waiter(NamedTuple):
     def give_up(self) -> None:
         if not self.future.done():
             self.future.set_result(None)
+
+
+class _Index:
+    """Keys of the mirrored objects by values computed from each: a look-up reads only what it finds."""
+
+    def __init__(self, keys_of: KeysOf) -> None:
+        self._keys_of = keys_of
+        self._keys: dict[Hashable, dict[Key, None]] = {}  # a dict, for its order
+        self._values: dict[Key, frozenset[Hashable]] = {}
+
+    def find(self, value: Hashable) -> tuple[Key, ...]:
+        return tuple(self._keys.get(value, ()))
+
+    def change(self, key: Key, item: Object | None) -> None:
+        before, after = self._values.pop(key, frozenset()), self._compute(item)
+        for value in before - after:
+            found = self._keys[value]
+            del found[key]
+            if not found:
+                del self._keys[value]
+        for value in after - before:
+            self._keys.setdefault(value, {})[key] = None
+        if after:
+            self._values[key] = after
+
+    def _compute(self, item: Object | None) -> frozenset[Hashable]:
+        try:
+            return frozenset() if item is None else frozenset(self._keys_of(item))
+        except Exception:  # an odd object is found by no index, but stays in the mirror
+            _logger.exception("object cannot be indexed", extra={"index": self._keys_of.__name__})
+            return frozenset()
 
 
 class Reflector:
@@ -69,6 +104,8 @@ class Reflector:
         self._selector = label_selector
         self._keep_managed_fields = keep_managed_fields
         self._items: dict[Key, Object] = {}
+        self._by_namespace: dict[str, dict[str, Object]] = {}
+        self._indexes: dict[KeysOf, _Index] = {}
         self._version = ""
         self._callbacks: list[Callback] = []
         self._waiters: dict[Key, list[_Waiter]] = {}
@@ -87,6 +124,28 @@ class Reflector:
     def items(self) -> Mapping[Key, Object]:
         """Return the objects by (namespace or "", name); they are shared: never change them."""
         return self._items
+
+    def in_namespace(self, namespace: str) -> Mapping[str, Object]:
+        """Return the objects of one namespace by name; as with `items`, never change them.
+
+        The mapping is live: take a copy before you await.
+        """
+        return self._by_namespace.get(namespace, _NONE)
+
+    def select(self, keys_of: KeysOf, value: Hashable) -> Iterator[Object]:
+        """Yield the objects for which `value` is among `keys_of(object)`, by an index.
+
+        Args:
+            keys_of: a pure function of the module level: the index is made when it is first asked for, and
+                kept for as long as the mirror is.
+            value: what to look for; begin it with the namespace where a tenant must see only its own.
+        """
+        index = self._indexes.get(keys_of)
+        if index is None:
+            index = self._indexes[keys_of] = _Index(keys_of)
+            for key, item in self._items.items():
+                index.change(key, item)
+        return (self._items[key] for key in index.find(value) if key in self._items)
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
         """Call `callback(change, object)` for each change from now on; it must be quick.
@@ -180,16 +239,31 @@ class Reflector:
             return
         if not self._keep_managed_fields:
             item["metadata"].pop("managedFields", None)
-        self._items[key] = item
+        self._store(key, item)
         self._notify("ADDED" if kept is None else "MODIFIED", item)
         for waiter in self._waiters.get(key, ()):
             waiter.offer(item)
 
     def _remove(self, key: Key, last: Object | None = None) -> None:
-        kept = self._items.pop(key)
+        kept = self._items[key]
+        self._store(key, None)
         self._notify("DELETED", last or kept)
         for waiter in self._waiters.get(key, ()):
             waiter.give_up()
+
+    def _store(self, key: Key, item: Object | None) -> None:
+        """Change the copy and everything by which it is found, together; None removes."""
+        namespace, name = key
+        if item is not None:
+            self._items[key] = item
+            self._by_namespace.setdefault(namespace, {})[name] = item
+        else:
+            del self._items[key]
+            del self._by_namespace[namespace][name]
+            if not self._by_namespace[namespace]:
+                del self._by_namespace[namespace]
+        for index in self._indexes.values():
+            index.change(key, item)
 
     def _notify(self, change: Change, item: Object) -> None:
         for callback in list(self._callbacks):

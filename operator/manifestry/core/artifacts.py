@@ -5,13 +5,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from manifestry.core import conditions, declarations, digests, manifests, names, sources
+from manifestry.core import (
+    conditions,
+    declarations,
+    digests,
+    fetches,
+    garbage,
+    manifests,
+    names,
+    sources,
+)
 from manifestry.core.conditions import Condition
 from manifestry.core.manifests import Descriptor
-from manifestry.core.sources import Evidence, Found, Payload, Reference, RefusedError, Waiting
+from manifestry.core.sources import Evidence, Found, Payload, Reference, RefusedError, Url, Waiting
 
 STORE_RETRY_SECONDS: Final = 5.0  # a store that restarts is back in seconds; each try costs one request
 TENANT_RETRY_SECONDS: Final = 60.0  # a label is set by a person
+LOST_RETRY_SECONDS: Final = 30.0  # bytes that were stored and are gone: somebody uploads or restores them
+_FINAL: Final = ("DigestMismatch", "SizeMismatch")
+_LOST: Final = ("Damaged", "Missing")
 _KEPT: Final = ("artifact", "manifest", "files", "lastVerifiedTime", "attestations")
 
 Body = Mapping[str, Any]
@@ -53,12 +65,14 @@ class Observed:
     Args:
         tenant: None when the namespace belongs to no tenant, or to one that another claims too.
         subject: manifest of the Artifact in `spec.subjectRef`, None when it has none yet.
+        quota: the condition QuotaReserved; None without a storage quota.
     """
 
     body: Body
     tenant: Tenant | None
     evidence: Evidence = field(default_factory=Evidence)
     subject: Descriptor | None = None
+    quota: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,39 @@ class PutBlob:
     data: bytes = field(repr=False)
 
 
-Action = PutBlob
+@dataclass(frozen=True)
+class PublishStaged:
+    """Make fetched bytes visible in the tenant's store; harmless when they are."""
+
+    tenant_uid: str
+    upload_id: str
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class PutPin:
+    """Keep the bytes after the Artifact's deletion."""
+
+    tenant_uid: str
+    artifact_uid: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class DropPin:
+    """Let the bytes go with the Artifact; harmless when they were never kept."""
+
+    tenant_uid: str
+    artifact_uid: str
+
+
+@dataclass(frozen=True)
+class DropFetched:
+    """Forget what was fetched for this Artifact: it is not what the publisher said."""
+
+
+Action = PutBlob | PublishStaged | DropFetched | PutPin | DropPin
 
 
 @dataclass(frozen=True)
@@ -103,7 +149,7 @@ def reason(body: Body) -> tuple[str, str]:
 
 def lookups(body: Body) -> Lookups | None:
     """Return what to gather for `plan`; None when nothing needs to be done for the object at all."""
-    if _mapping(body.get("metadata")).get("deletionTimestamp") or is_ready(body):
+    if _mapping(body.get("metadata")).get("deletionTimestamp") or is_ready(body) or _is_final(body):
         return None
     try:
         payloads, subject = _payloads(body), _subject(body)
@@ -112,6 +158,42 @@ def lookups(body: Body) -> Lookups | None:
     wanted = (sources.wanted_digest(payload.source) for payload in payloads)
     references = (payload.source for payload in payloads if isinstance(payload.source, Reference))
     return Lookups(frozenset(filter(None, wanted)), frozenset(references), subject)
+
+
+def orders(observed: Observed, now: datetime) -> dict[str, fetches.Order]:
+    """Return by the payload's name what is to be fetched now: nothing before all else is there.
+
+    A fetch costs others' bandwidth and our disk, and what it brings is held until the whole is published.
+    """
+    try:
+        payloads = _payloads(observed.body)
+        wanted = {item.name: item for item in payloads if isinstance(item.source, Url)}
+        others = [item for item in payloads if item.name not in wanted]
+        if isinstance(_locate_all(observed, others, now), Waiting):
+            return {}
+    except RefusedError:
+        return {}
+    return {
+        name: fetches.Order(item.source.url, item.digest, item.size_bytes)
+        for name, item in wanted.items()
+        if isinstance(item.source, Url)
+    }
+
+
+def needed_bytes(observed: Observed, now: datetime) -> int | None:
+    """Return how much must be charged to the quota before `plan` is carried out, None when it is refused.
+
+    What is not there yet counts as what the publisher has stated, or as nothing.
+    """
+    try:
+        payloads = _payloads(observed.body)
+        located = [(item, sources.locate(item, observed.evidence, now)) for item in payloads]
+    except RefusedError:
+        return None
+    return sum(
+        found.size_bytes if isinstance(found, Found) else sources.stated_bytes(payload)
+        for payload, found in located
+    )
 
 
 def plan(observed: Observed, now: datetime) -> Plan:
@@ -125,18 +207,26 @@ def plan(observed: Observed, now: datetime) -> Plan:
         message = f"the namespace must carry the label `{names.TENANT_LABEL}`, and no other the same tenant"
         return _refused(observed, RefusedError("TenantNotFound", message), now, TENANT_RETRY_SECONDS)
     try:
-        found = _locate_all(observed, now)
+        found = _locate_all(observed, _payloads(observed.body), now)
+        if observed.quota is not None and observed.quota.status == "False":
+            return _over_quota(observed, observed.quota, now)
         if isinstance(found, Waiting):
             return _waiting(observed, found, now)
         manifest = manifests.render(_manifest(observed.body, observed.tenant, found, observed.subject))
     except manifests.ManifestError as error:
         return _refused(observed, RefusedError("InvalidSource", str(error)), now)
     except RefusedError as error:
-        return _refused(observed, error, now)
+        return _refused(observed, error, now, LOST_RETRY_SECONDS if error.reason in _LOST else None)
+    staged = [
+        PublishStaged(observed.tenant.uid, item.upload_id, item.digest, item.size_bytes)
+        for item in found
+        if item.upload_id
+    ]
     blobs = {item.digest: item.data for item in found if item.data is not None}
     blobs[digests.of(manifest)] = manifest  # last: nothing refers to the payload before it is there
-    actions = tuple(PutBlob(observed.tenant.uid, digest, data) for digest, data in blobs.items())
-    return Plan(actions, _ready(observed, found, manifest, now))
+    puts = [PutBlob(observed.tenant.uid, digest, data) for digest, data in blobs.items()]
+    pins = _pins(observed.body, observed.tenant, (*(item.digest for item in found), digests.of(manifest)))
+    return Plan((*staged, *puts, *pins), _ready(observed, found, manifest, now))
 
 
 def unavailable(observed: Observed, message: str, now: datetime) -> Plan:
@@ -175,6 +265,26 @@ def _payloads(body: Body) -> tuple[Payload, ...]:
     return tuple(sources.pin(payload, recorded.get(payload.name)) for payload in payloads)
 
 
+def _pins(body: Body, tenant: Tenant, found: Sequence[str]) -> tuple[PutPin | DropPin, ...]:
+    """Return what `deletionPolicy` asks for; only an edited Artifact may have a pin to be dropped."""
+    metadata = _mapping(body.get("metadata"))
+    uid = str(metadata.get("uid", ""))
+    if garbage.is_retained(body):
+        return (PutPin(tenant.uid, uid, garbage.render_pin(body, found)),)
+    return (DropPin(tenant.uid, uid),) if uid and metadata.get("generation", 1) != 1 else ()
+
+
+def _lost(observed: Observed, payload: Payload) -> RefusedError | None:
+    """Return the refusal for bytes that were stored once and are not in the store; None for any others."""
+    recorded = _recorded(_mapping(observed.body.get("status"))).get(payload.name)
+    if recorded is None or recorded != sources.wanted_digest(payload.source):
+        return None
+    said, text = reason(observed.body)
+    if said == "Damaged":  # by the scrub, which set them aside
+        return RefusedError("Damaged", text)
+    return RefusedError("Missing", f"the bytes with digest '{recorded}' are not in the store")
+
+
 def _subject(body: Body) -> str:
     subject = declarations.parse_subject(body.get("spec"))
     if subject and subject == _name(body):
@@ -193,8 +303,26 @@ def _recorded(status: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _locate_all(observed: Observed, now: datetime) -> tuple[Found, ...] | Waiting:
-    located = [sources.locate(payload, observed.evidence, now) for payload in _payloads(observed.body)]
+def _is_final(body: Body) -> bool:
+    """Tell whether fetched bytes were refused for what they are: then they are not fetched once more."""
+    status, generation = _mapping(body.get("status")), _mapping(body.get("metadata")).get("generation")
+    stalled = conditions.find(_conditions(status), "Stalled") or {}
+    is_current = status.get("observedGeneration") == generation == stalled.get("observedGeneration")
+    if not is_current or stalled.get("reason") not in _FINAL:
+        return False
+    try:
+        return any(isinstance(payload.source, Url) for payload in _payloads(body))
+    except RefusedError:
+        return False
+
+
+def _locate_all(
+    observed: Observed, payloads: Sequence[Payload], now: datetime
+) -> tuple[Found, ...] | Waiting:
+    located = [sources.locate(payload, observed.evidence, now) for payload in payloads]
+    for payload, item in zip(payloads, located, strict=True):
+        if isinstance(item, Waiting) and (lost := _lost(observed, payload)) is not None:
+            raise lost
     subject = _subject(observed.body)
     if subject and observed.subject is None:
         located.append(sources.missing(f"the subject '{subject}' is not ready", observed.evidence, now))
@@ -245,13 +373,23 @@ def _waiting(observed: Observed, waiting: Waiting, now: datetime) -> Plan:
     return Plan((), _status(observed, wanted, now), waiting.seconds)
 
 
+def _over_quota(observed: Observed, quota: Condition, now: datetime) -> Plan:
+    """Store nothing; freed room, or a greater quota, wakes the artifact."""
+    if quota.reason == "ExceedsMaxQuota":
+        refused = _refused(observed, RefusedError("ExceedsMaxQuota", quota.message), now)
+        return Plan((DropFetched(),), refused.status)
+    waiting = _waiting(observed, Waiting("WaitingForQuota", quota.message), now)
+    return Plan((DropFetched(),), waiting.status)
+
+
 def _refused(
     observed: Observed, refused: RefusedError, now: datetime, again_seconds: float | None = None
 ) -> Plan:
     wanted = [Condition(kind, "False", refused.reason, refused.message) for kind in ("Ready", "Stored")] + [
         Condition("Stalled", "True", refused.reason, refused.message)
     ]
-    return Plan((), _status(observed, wanted, now), again_seconds)
+    dropped = (DropFetched(),) if refused.reason in _FINAL and observed.evidence.downloads else ()
+    return Plan(dropped, _status(observed, wanted, now), again_seconds)
 
 
 def _status(
@@ -263,8 +401,18 @@ def _status(
     if observed.tenant is not None:
         new["tenant"] = observed.tenant.name
     new["observedGeneration"] = generation
+    wanted = [*wanted, *_quota(observed, old)]
     new["conditions"] = conditions.merge(_conditions(old), wanted, generation, now)
     return None if new == old else new
+
+
+def _quota(observed: Observed, old: Mapping[str, Any]) -> tuple[Condition, ...]:
+    """Return the condition QuotaReserved; one that was set must not outlive the quota."""
+    if observed.quota is not None:
+        return (observed.quota,)
+    if conditions.is_status(_conditions(old), "QuotaReserved", "False"):
+        return (Condition("QuotaReserved", "True", "Unlimited", "the tenant's storage is not limited"),)
+    return ()
 
 
 def _conditions(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -6,6 +6,7 @@ References: JSON Schema draft 2020-12; CRD JobType `spec.parametersSchema`, Job 
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
@@ -28,6 +29,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _UNSAFE = ("patternProperties",)  # jsonschema runs it in Python's own regular expressions
 _REFERENCES = ("$ref", "$dynamicRef")
 _MAPS_OF_SCHEMAS = ("properties", "$defs", "dependentSchemas", "definitions")
+_SURROGATE = "\\ud"
 _DATA = ("const", "enum", "default", "examples")
 
 _steps_left: ContextVar[int] = ContextVar("steps_left", default=MAX_STEPS)
@@ -129,8 +131,10 @@ def decode(text: str, types: frozenset[str] | None) -> Any:
     if types == frozenset({"string"}):
         return text
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        if _SURROGATE in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):  # also UnicodeEncodeError: half of a character is no text
         return text
     return text if types and "string" in types and not _type_of(value) & types else value
 
@@ -237,6 +241,13 @@ def _type_of(value: Any) -> frozenset[str]:
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is out of range")
+    return value
 
 
 def _escape(part: str) -> str:

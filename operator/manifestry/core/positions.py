@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from manifestry.core import ledgers, quotas
+from manifestry.core import ledgers, quotas, storageartifacts, storagequotas
+from manifestry.core.storagecharges import Account, Totals, build
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,19 @@ def usage(tenant: str, job_type: str, ledger: ledgers.Ledger | None, limits: quo
 
 
 def storage(
-    tenant: str, artifacts: Iterable[Mapping[str, Any]], found: Iterable[Mapping[str, Any]]
+    artifacts: Iterable[Mapping[str, Any]], limits: storagequotas.Limits, account: Account | None
 ) -> dict[str, Any]:
-    """Return what a tenant stores and may store.
+    """Return what a tenant stores and may store; an unlimited limit is absent.
 
     Args:
-        tenant: its name.
-        artifacts: its Artifacts.
-        found: all TenantQuotas.
+        artifacts: its Artifacts, which are counted where there is no ledger.
+        limits: its limits.
+        account: its storage ledger; None without a limit.
     """
-    stored = [(each.get("status") or {}).get("artifact") or {} for each in artifacts]
-    quota = quotas.governing(tenant, found)
-    limits = ((quota or {}).get("spec") or {}).get("storage") or {}
-    row = {
-        "artifacts": len(stored),
-        "sizeBytes": sum(int(each.get("sizeBytes", 0)) for each in stored),
-        "maxArtifacts": limits.get("maxArtifacts"),
-        "maxBytes": limits.get("maxBytes"),
-    }
-    return {key: value for key, value in row.items() if value is not None}
+    if account is not None and account.initialized:
+        return dict(storagequotas.usage(account, limits))
+    sizes = [storageartifacts.stored_bytes(each) for each in artifacts]
+    return storagequotas.usage(build((), Totals(sum(sizes), len(sizes))), limits)
 
 
 def _microseconds(time: datetime) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from manifestry.core import errors
 
 RANGES_MAX = 16
+GAP_BYTES = 80  # what the frame of a part takes (RFC 9110 section 15.3.7.2)
 _HEADER_MAX_LENGTH = 512
 _DIGITS_MAX = 19  # more cannot be a size; also bounds int()
 
@@ -24,9 +25,14 @@ class Span:
     offset: int
     count: int
 
+    @property
+    def end(self) -> int:
+        """Return the place after the last byte."""
+        return self.offset + self.count
+
     def content_range(self, size_bytes: int) -> str:
         """Return the value of `Content-Range` for this part."""
-        return f"bytes {self.offset}-{self.offset + self.count - 1}/{size_bytes}"
+        return f"bytes {self.offset}-{self.end - 1}/{size_bytes}"
 
 
 def parse(header: str | None, size_bytes: int) -> tuple[Span, ...] | None:
@@ -52,12 +58,49 @@ def parse(header: str | None, size_bytes: int) -> tuple[Span, ...] | None:
     return spans
 
 
-def single(spans: tuple[Span, ...] | None) -> Span | None:
-    """Return the one part, or None: several parts are answered with the whole payload, which is allowed.
+def merged(spans: tuple[Span, ...]) -> tuple[Span, ...]:
+    """Return the parts as they are sent: those that overlap, touch or nearly touch are sent as one.
 
-    References: RFC 9110 section 14.2, "A server MAY ignore the Range header field".
+    The order is that of the request, by the first range that went into a part. No byte is in two parts, so
+    that an answer is never longer than the payload and the frames around at most `RANGES_MAX` parts.
+
+    References: RFC 9110 section 15.3.7.2 (coalescing; order), section 17.15 (why).
     """
-    return spans[0] if spans is not None and len(spans) == 1 else None
+    joined: list[tuple[int, Span]] = []  # with the place in the request, by offset
+    for place, span in sorted(enumerate(spans), key=lambda each: each[1].offset):
+        if joined and span.offset - joined[-1][1].end <= GAP_BYTES:
+            first, before = joined[-1]
+            joined[-1] = min(first, place), Span(before.offset, max(before.end, span.end) - before.offset)
+        else:
+            joined.append((place, span))
+    return tuple(span for _, span in sorted(joined, key=lambda each: each[0]))
+
+
+def multipart(
+    spans: tuple[Span, ...], size_bytes: int, media_type: str, boundary: str
+) -> tuple[bytes | Span, ...]:
+    """Return the body of a `multipart/byteranges` answer: frames, with the parts of the payload between them.
+
+    Args:
+        spans: at least two; a single part is never sent in this form.
+        size_bytes: of the whole payload.
+        media_type: of the payload.
+        boundary: that the payload does not contain.
+
+    References: RFC 9110 sections 14.6 and 15.3.7.2; RFC 2046 section 5.1.
+    """
+    pieces: list[bytes | Span] = []
+    for number, span in enumerate(spans):
+        head = "\r\n" if number else ""
+        head += f"--{boundary}\r\nContent-Type: {media_type}\r\n"
+        head += f"Content-Range: {span.content_range(size_bytes)}\r\n\r\n"
+        pieces += [head.encode("latin-1"), span]
+    return (*pieces, f"\r\n--{boundary}--\r\n".encode())
+
+
+def length(pieces: tuple[bytes | Span, ...]) -> int:
+    """Return how many bytes a body of these pieces has."""
+    return sum(piece.count if isinstance(piece, Span) else len(piece) for piece in pieces)
 
 
 def _specs(header: str | None) -> list[tuple[int | None, int | None]] | None:

@@ -44,9 +44,11 @@ class Provenance:
 
 
 def artifact(body: Mapping[str, Any], namespace: str, provenance: Provenance) -> dict[str, Any]:
-    """Return the Artifact for a checked `POST /artifacts` body (`name` is metadata, the rest is spec)."""
-    spec = {key: value for key, value in body.items() if key != "name" and value is not None}
+    """Return the Artifact for a checked `POST /artifacts` body (`name` and `labels` are metadata)."""
+    spec = {k: v for k, v in body.items() if k not in {"name", "labels"} and v is not None}
     metadata = _metadata(namespace, provenance, body.get("project"))
+    if body.get("labels"):
+        metadata["labels"] = {**body["labels"], **metadata.get("labels", {})}
     metadata |= _named(body.get("name"), body.get("project"), ARTIFACT_PREFIX)
     return _object(names.ARTIFACTS, metadata, spec)
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final, Literal, assert_never
 
-from manifestry.core import digests, names
+from manifestry.core import digests, fetches, names
 
 # What is not there yet is looked for at once in a fresh Artifact (two files of one `kubectl apply`), more and
 # more seldom in an old one: after a quarter of its age, at the latest after a minute.
@@ -23,12 +23,18 @@ Reason = Literal[
     "DigestMismatch",
     "SizeMismatch",
     "UploadExpired",
+    "WaitingForQuota",
+    "ExceedsMaxQuota",
     "StoreUnavailable",
     "SourceNotFound",
     "SourceNotSupported",
+    "SourceUnavailable",
+    "Fetching",
     "TooLarge",
     "InvalidSource",
     "TenantNotFound",
+    "Damaged",
+    "Missing",
 ]
 
 
@@ -57,9 +63,9 @@ class Object:
 
 @dataclass(frozen=True)
 class Url:
-    """The bytes are fetched; not served yet."""
+    """The bytes are fetched once over https."""
 
-    url: str
+    url: str = field(repr=False)  # its query may be a credential
 
 
 @dataclass(frozen=True)
@@ -102,12 +108,18 @@ class Payload:
 
 @dataclass(frozen=True)
 class Found:
-    """The bytes are known; `data` is None when they are in the store already."""
+    """The bytes are known.
+
+    Args:
+        data: the bytes themselves; None when they are in the store already.
+        upload_id: under which they are staged in the store; empty when they are not.
+    """
 
     payload: Payload
     digest: str
     size_bytes: int
     data: bytes | None = field(default=None, repr=False)
+    upload_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,23 +153,36 @@ class Evidence:
         blobs: size in bytes of each digest that was looked for in the tenant's store, None when absent.
         contents: bytes of each reference that was looked for, or why there are none.
         created: when the Artifact was created, from which an upload's time runs.
+        downloads: by the payload's name, how far its `url` has been fetched; None when nothing is ever fetched.
     """
 
     blobs: Mapping[str, int | None] = field(default_factory=dict)
     contents: Mapping[Reference, bytes | Absent] = field(default_factory=dict, repr=False)
     created: datetime | None = None
+    downloads: Mapping[str, fetches.Outcome] | None = field(default_factory=dict)
 
 
 def pin(payload: Payload, digest: str | None) -> Payload:
-    """Return the payload as it stands once stored: a reference is read once, then it is what was stored.
+    """Return the payload as it stands once stored: what is copied is read once, then it is what was stored.
 
     Args:
         payload: as the spec declares it.
         digest: the digest that the status records for this payload, None when there is none.
     """
-    if isinstance(payload.source, Reference) and digest is not None:
+    if isinstance(payload.source, Reference | Url) and digest is not None:
         return replace(payload, source=Object(digest))
     return payload
+
+
+def stated_bytes(payload: Payload) -> int:
+    """Return the size of a payload that is not there yet: what was recorded, or what a fetch must bring."""
+    match payload.source:
+        case Upload(size_bytes=size_bytes):
+            return size_bytes or 0
+        case Url():
+            return payload.size_bytes or 0
+        case _:
+            return 0
 
 
 def wanted_digest(source: Source) -> str | None:
@@ -204,16 +229,20 @@ def locate(payload: Payload, evidence: Evidence, now: datetime) -> Found | Waiti
         case Reference() as reference:
             return _copied(payload, reference, evidence, now)
         case Url():
-            raise RefusedError("SourceNotSupported", f"{_of(payload)}`url` is not served yet")
+            return _fetched(payload, evidence, now)
         case other:
             assert_never(other)
 
 
 def missing(message: str, evidence: Evidence, now: datetime) -> Waiting:
     """Return the wait for something that the spec points to and that is not there."""
-    age_seconds = (now - (evidence.created or now)).total_seconds()
-    seconds = min(max(age_seconds * RETRY_SHARE, RETRY_MIN_SECONDS), RETRY_MAX_SECONDS)
-    return Waiting("SourceNotFound", message, seconds)
+    return Waiting("SourceNotFound", message, retry_seconds(evidence.created, now))
+
+
+def retry_seconds(created: datetime | None, now: datetime) -> float:
+    """Return after how many seconds to look again for what an Artifact points to and what is not there."""
+    age_seconds = (now - (created or now)).total_seconds()
+    return min(max(age_seconds * RETRY_SHARE, RETRY_MIN_SECONDS), RETRY_MAX_SECONDS)
 
 
 def _uploaded(payload: Payload, upload: Upload, evidence: Evidence, now: datetime) -> Found | Waiting:
@@ -247,6 +276,30 @@ def _copied(payload: Payload, reference: Reference, evidence: Evidence, now: dat
         message = f"{_of(payload)}{reference.kind} '{reference.name}' {data.value}{where}"
         return missing(message, evidence, now)
     return _checked(Found(payload, digests.of(data), len(data), data))
+
+
+def _fetched(payload: Payload, evidence: Evidence, now: datetime) -> Found | Waiting:
+    if evidence.downloads is None:
+        raise RefusedError("SourceNotSupported", f"{_of(payload)}`url` is not served by this installation")
+    outcome = evidence.downloads.get(payload.name, fetches.Pending())
+    match outcome:
+        case fetches.Fetched(upload_id, digest, size_bytes):
+            return _checked(Found(payload, digest, size_bytes, upload_id=upload_id))
+        case fetches.Failure():
+            return _failed(payload, outcome, retry_seconds(evidence.created, now))
+        case fetches.Pending(previous):  # the end of the fetch wakes the Artifact
+            if previous is not None:
+                return _failed(payload, previous, None)
+            return Waiting("Fetching", f"{_of(payload)}the bytes are being fetched")
+        case other:
+            assert_never(other)
+
+
+def _failed(payload: Payload, failure: fetches.Failure, seconds: float | None) -> Waiting:
+    message = f"{_of(payload)}{failure.message}"
+    if failure.is_refusal:
+        raise RefusedError(failure.reason, message)
+    return Waiting(failure.reason, message, seconds)
 
 
 def _checked(found: Found) -> Found:

@@ -1,12 +1,25 @@
 """Artifacts: gather what the spec points to, plan, publish the bytes, write the status once."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, assert_never
 
-from manifestry.adapters import cluster, store
+from manifestry.adapters import cluster, fetchqueues, inventory, store
 from manifestry.core import artifacts, manifests, names, sources
-from manifestry.core.artifacts import Lookups, Observed, Plan, PutBlob, Tenant
+from manifestry.core.artifacts import (
+    Action,
+    DropFetched,
+    DropPin,
+    Lookups,
+    Observed,
+    Plan,
+    PublishStaged,
+    PutBlob,
+    PutPin,
+    Tenant,
+)
 from manifestry.core.sources import Evidence, Reference
+from manifestry.handlers import storagequotas
 from manifestry.handlers.registry import Context
 
 KIND = names.ARTIFACTS.kind
@@ -32,13 +45,18 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
     """
     body = await _find(ctx, names.ARTIFACTS, namespace, name)
     wanted = artifacts.lookups(body) if body is not None else None
+    if body is None:
+        storagequotas.gone(ctx, namespace, name)
+    else:
+        await storagequotas.settle(ctx, body, body)
     if body is None or wanted is None:
+        _forget(ctx, namespace, name)
         return None
     observed = Observed(body, await _tenant(ctx, namespace))
     try:
         observed = await _gather(ctx, observed, wanted)
         plan = artifacts.plan(observed, ctx.clock.now())
-        await _apply(ctx, plan)
+        await _apply(ctx, body, plan)
     except (store.StoreUnavailableError, store.StoreFullError, store.BlobDamagedError) as error:
         plan = artifacts.unavailable(observed, str(error), ctx.clock.now())
     return await _write_status(ctx, body, plan)
@@ -53,16 +71,61 @@ async def _gather(ctx: Context, observed: Observed, wanted: Lookups) -> Observed
         {reference: await _content(ctx, namespace, reference) for reference in wanted.references},
         artifacts.created(body),
     )
-    return Observed(body, observed.tenant, evidence, await _subject(ctx, namespace, wanted.subject))
+    found = Observed(body, observed.tenant, evidence, await _subject(ctx, namespace, wanted.subject))
+    found = await storagequotas.charge(ctx, found)
+    if found.quota is not None and found.quota.status == "False":
+        return found
+    fetched = _fetch(ctx, found)
+    return await storagequotas.charge(ctx, fetched) if fetched.evidence.downloads else fetched
 
 
-async def _apply(ctx: Context, plan: Plan) -> None:
+def _fetch(ctx: Context, observed: Observed) -> Observed:
+    """Ask how far the downloads are; they run beside the reconciles and wake the Artifact at their end."""
+    if ctx.fetches is None:
+        return replace(observed, evidence=replace(observed.evidence, downloads=None))
+    orders = artifacts.orders(observed, ctx.clock.now())
+    if not orders:
+        return observed
+    metadata = observed.body["metadata"]
+    wanted = fetchqueues.Wanted(
+        metadata["namespace"],
+        metadata["name"],
+        metadata["uid"],
+        metadata["generation"],
+        orders,
+        sources.retry_seconds(observed.evidence.created, ctx.clock.now()),
+    )
+    return replace(observed, evidence=replace(observed.evidence, downloads=ctx.fetches.look(wanted)))
+
+
+def _forget(ctx: Context, namespace: str, name: str) -> None:
+    if ctx.fetches is not None:
+        ctx.fetches.forget(namespace, name)
+
+
+async def _apply(ctx: Context, body: Body, plan: Plan) -> None:
     for action in plan.actions:
-        match action:
-            case PutBlob(tenant_uid, _, data):
-                await ctx.store.put(tenant_uid, data)
-            case other:
-                assert_never(other)
+        await _act(ctx, body, action)
+
+
+async def _act(ctx: Context, body: Body, action: Action) -> None:
+    match action:
+        case PutBlob(tenant_uid, _, data):
+            await ctx.store.put(tenant_uid, data)
+        case PublishStaged(tenant_uid, upload_id, digest, size_bytes):
+            try:
+                await ctx.store.publish(tenant_uid, store.Staged(upload_id, digest, size_bytes))
+            except store.BlobNotFoundError:  # collected meanwhile: the next look fetches once more
+                _forget(ctx, body["metadata"]["namespace"], body["metadata"]["name"])
+                raise
+        case PutPin(tenant_uid, artifact_uid, content):
+            await inventory.Inventory(ctx.store).pin(tenant_uid, artifact_uid, content)
+        case DropPin(tenant_uid, artifact_uid):
+            await inventory.Inventory(ctx.store).unpin(tenant_uid, artifact_uid)
+        case DropFetched():
+            _forget(ctx, body["metadata"]["namespace"], body["metadata"]["name"])
+        case other:
+            assert_never(other)
 
 
 async def _write_status(ctx: Context, body: Body, plan: Plan) -> float | None:
@@ -74,6 +137,7 @@ async def _write_status(ctx: Context, body: Body, plan: Plan) -> float | None:
         return None
     except cluster.ConflictError:
         return CONFLICT_RETRY_SECONDS
+    await storagequotas.settle(ctx, body, {**body, "status": plan.status})
     return plan.again_seconds
 
 
@@ -87,7 +151,7 @@ async def _tenant(ctx: Context, namespace: str) -> Tenant | None:
 
 
 async def _sizes(ctx: Context, tenant: Tenant, digests: Iterable[str]) -> dict[str, int | None]:
-    blobs = {digest: await ctx.store.head(tenant.uid, digest) for digest in digests}
+    blobs = {digest: await ctx.store.confirm(tenant.uid, digest) for digest in digests}
     return {digest: None if blob is None else blob.size_bytes for digest, blob in blobs.items()}
 
 

@@ -14,13 +14,18 @@ from manifestry.adapters import (
     clock,
     cluster,
     election,
+    fetches,
+    fetchqueues,
     health,
     ledgers,
     metrics,
     queues,
+    sessions,
+    storagebooks,
     store,
     webhooktls,
 )
+from manifestry.core import addresses, names
 from manifestry.handlers import (
     artifacts,
     caches,
@@ -33,7 +38,10 @@ from manifestry.handlers import (
     registry,
     resyncs,
     shell,
+    storagequotas,
+    storagestates,
     tenantquotas,
+    uploads,
     vitals,
 )
 from manifestry.handlers import ledgers as ledger_handler
@@ -44,6 +52,7 @@ HANDLERS: tuple[registry.Handler, ...] = (
     artifacts,
     jobs,
     ledger_handler,
+    storagequotas,
     tenantquotas,
     jobtypes,
     namespaces,
@@ -101,6 +110,7 @@ class Operator:
         )
         self._stop = asyncio.Event()
         self._vitals = vitals.Vitals()
+        self._collector: uploads.Collector | None = None
 
     def _candidate(self) -> election.Election | None:
         chosen = self._configuration.operator
@@ -157,14 +167,21 @@ class Operator:
             return
         self._metrics.leader.set(1)
         opened = store.open_store(self._configuration.store)
+        partial = sessions.open_sessions(self._configuration.store, opened)
+        self._collector = uploads.Collector(partial)
         books = ledgers.Ledgers(self._client)
+        ctx = self._context(opened, books)
         try:
-            ctx = self._context(opened, books)
             loading = prerequisites.load_caches(ctx.client, ctx.caches, self._clock)
             if await self._vitals.race(loading):
                 await self._serve(ctx)
         finally:
+            if ctx.fetches is not None:
+                await ctx.fetches.close()
+            if ctx.storage is not None:
+                await ctx.storage.books.close()
             await books.close()
+            await partial.close()
             await opened.close()
 
     def _context(self, opened: store.Store, books: ledgers.Ledgers) -> registry.Context:
@@ -180,6 +197,8 @@ class Operator:
             clock=self._clock,
             settings=self._configuration.operator,
             cluster_settings=self._configuration.cluster,
+            fetches=_fetches(self._configuration.operator, opened, queue),
+            storage=storagestates.Storage(storagebooks.StorageBooks(self._client, now=self._clock.now)),
         )
 
     async def _serve(self, ctx: registry.Context) -> None:
@@ -214,6 +233,8 @@ class Operator:
                 ctx.client, ctx.settings, ctx.cluster_settings.namespace, self._clock
             )
             parts["webhook certificates"] = keeper.resync
+        if self._collector is not None:
+            parts["uploads"] = self._collector.resync
         loop = resyncs.Resyncs(ctx, parts, self._metrics)
         self._probes.queue, self._probes.resyncs, self._probes.watching = ctx.queue, loop, True
         return self._vitals.start("resync", loop.run())
@@ -222,6 +243,27 @@ class Operator:
         """Without the leadership nothing may act any longer, not even to finish."""
         lost = self._leadership is not None and not self._leadership.is_leader
         return 0.0 if lost else DRAIN_SECONDS
+
+
+def _fetches(
+    chosen: settings.OperatorSettings, into: store.Store, queue: queues.KeyedQueue
+) -> fetchqueues.FetchQueue | None:
+    if not chosen.fetch_enabled:
+        return None
+    try:
+        tls = fetches.tls_context(chosen.fetch_ca_file)
+    except OSError as error:
+        raise settings.SettingsError(f"{settings.PREFIX}FETCH_CA_FILE: {error}") from None
+    fetcher = fetches.Fetcher(
+        addresses.Policy(addresses.parse_networks(chosen.fetch_allowed_cidrs)),
+        tls=tls,
+        bounds=fetches.Bounds(chosen.fetch_max_bytes, chosen.fetch_timeout_seconds),
+    )
+
+    def wake(namespace: str, name: str) -> None:
+        queue.add((names.ARTIFACTS.kind, namespace, name))
+
+    return fetchqueues.FetchQueue(fetcher, into, slots=chosen.fetch_concurrency, wake=wake)
 
 
 async def run(configuration: Configuration) -> int:

@@ -9,7 +9,8 @@ from manifestry.adapters import clock, cluster, queues
 from manifestry.handlers import caches
 
 if TYPE_CHECKING:
-    from manifestry.adapters import ledgers, store
+    from manifestry.adapters import fetchqueues, ledgers, store
+    from manifestry.handlers import storagestates
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Context:
         clock: time.
         settings: the operator's switches.
         cluster_settings: how the cluster is reached; its `namespace` is our own.
+        fetches: downloads for `url` sources; None when they are not served.
+        storage: the storage quotas; None when they are not kept.
     """
 
     client: cluster.KubeClient
@@ -35,6 +38,8 @@ class Context:
     clock: clock.Clock
     settings: configuration.OperatorSettings
     cluster_settings: configuration.ClusterSettings
+    fetches: "fetchqueues.FetchQueue | None" = None
+    storage: "storagestates.Storage | None" = None
 
 
 Reconciler = Callable[[Context, str, str], Awaitable[float | None]]

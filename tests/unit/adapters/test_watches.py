@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from manifestry.adapters import apierrors, retries, watches
 from manifestry.adapters.watchevents import WatchEvent
@@ -152,3 +154,58 @@ async def test_managed_fields_are_kept_when_asked_for() -> None:
     async with mirrored(client, keep_managed_fields=True) as mirror:
         assert "managedFields" in mirror.items["ns", "a"]["metadata"]
         assert mirror.resource is names.CONFIG_MAPS
+
+
+def colours(found: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(found["metadata"]["namespace"], colour) for colour in found["data"]["colours"]]
+
+
+async def test_an_index_finds_what_the_mirror_has_and_nothing_else() -> None:
+    client = FakeClient()
+    client.listed = [item("a", 1, colours=["red", "blue"]), item("b", 2, colours=["red"]), item("odd", 3)]
+    async with mirrored(client) as mirror:
+
+        def find(colour: str) -> list[str]:
+            return [found["metadata"]["name"] for found in mirror.select(colours, ("ns", colour))]
+
+        assert (find("red"), find("blue"), find("none")) == (["a", "b"], ["a"], [])
+        assert list(mirror.in_namespace("ns")) == ["a", "b", "odd"]
+        assert mirror.in_namespace("other") == {}
+        await client.events.put(WatchEvent("MODIFIED", item("a", 11, colours=["green", "green"])))
+        await client.events.put(WatchEvent("DELETED", item("b", 12)))
+        await client.events.put(WatchEvent("ADDED", item("c", 13, colours=["red"])))
+        await until(lambda: ("ns", "c") in mirror.items)
+        assert (find("red"), find("blue"), find("green")) == (["c"], [], ["a"])
+        client.listed, client.version = [item("c", 13, colours=["red"])], 15
+        await client.events.put(apierrors.GoneError(410, "Expired", "too old"))
+        await until(lambda: ("ns", "a") not in mirror.items)
+        assert (find("green"), list(mirror.in_namespace("ns"))) == ([], ["c"])
+        await client.events.put(WatchEvent("DELETED", item("c", 16)))
+        await until(lambda: not mirror.items)
+        assert (find("red"), mirror.in_namespace("ns")) == ([], {})
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.none() | st.integers(0, 3))))
+def test_what_is_found_by_namespace_and_by_index_is_what_is_there(
+    changes: list[tuple[str, str, int | None]],
+) -> None:
+    mirror = watches.Reflector(FakeClient(), names.CONFIG_MAPS)  # type: ignore[arg-type]
+    list(mirror.select(numbers, 0))
+    for version, (namespace, name, number) in enumerate(changes, start=1):
+        made = item(name, version, number=number)
+        made["metadata"]["namespace"] = namespace
+        mirror._apply(WatchEvent("DELETED" if number is None else "MODIFIED", made))
+        assert {
+            (space, name): found for space in "ab" for name, found in mirror.in_namespace(space).items()
+        } == dict(mirror.items)
+        for wanted in range(4):
+            found = {
+                (each["metadata"]["namespace"], each["metadata"]["name"])
+                for each in mirror.select(numbers, wanted)
+            }
+            assert found == {key for key, each in mirror.items.items() if each["data"]["number"] == wanted}
+    assert all(mirror.in_namespace(space) for space in mirror._by_namespace)
+
+
+def numbers(found: dict[str, Any]) -> list[int]:
+    return [found["data"]["number"]]

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +28,12 @@ class Mirror:
         self.last_contact = time.monotonic()
         self.failure: str | None = None
         self._callbacks: list[Callable[[str, Mapping[str, Any]], None]] = []
+
+    def in_namespace(self, namespace: str) -> dict[str, dict[str, Any]]:
+        return {name: item for (found, name), item in self.items.items() if found == namespace}
+
+    def select(self, keys_of: Callable[[Any], Any], value: Any) -> Iterator[dict[str, Any]]:
+        return (item for item in self.items.values() if value in keys_of(item))
 
     def subscribe(self, callback: Callable[[str, Mapping[str, Any]], None]) -> None:
         self._callbacks.append(callback)
@@ -105,6 +111,8 @@ def build(**settings: Any) -> World:
     ports = deps.Ports(
         client=unused,  # type: ignore[arg-type]
         store=unused,  # type: ignore[arg-type]
+        sessions=unused,  # type: ignore[arg-type]
+        reservations=deps.unlimited(),
         caches=deps.Caches(**mirrors),
         ledgers=unused,  # type: ignore[arg-type]
         settings=ApiSettings(**settings),

@@ -174,8 +174,10 @@ class FakeCluster:
         found = await self.get(resource, name, namespace)
         if wanted is not None and wanted != found["metadata"]["resourceVersion"]:
             raise cluster.ConflictError(409, "Conflict", "the object has been modified")
+        before = copy.deepcopy(found.get("spec"))
         _merge(found, patch)
-        found["metadata"]["generation"] = found["metadata"].get("generation", 1) + 1
+        if found.get("spec") != before:
+            found["metadata"]["generation"] = found["metadata"].get("generation", 1) + 1
         return self.put(resource, found)
 
     async def delete(
@@ -185,11 +187,15 @@ class FakeCluster:
         namespace: str | None = None,
         *,
         uid: str | None = None,
+        resource_version: str | None = None,
         impersonate: Any = None,
         **_: Any,
     ) -> None:
-        found = await self.get(resource, name, namespace)
+        await self.get(resource, name, namespace)
         self._write("delete", resource, {"metadata": {"name": name}}, impersonate)
+        found = await self.get(resource, name, namespace)
+        if resource_version not in {None, found["metadata"]["resourceVersion"]}:
+            raise cluster.ConflictError(409, "Conflict", "resourceVersion mismatch")
         if uid is not None and uid != found["metadata"]["uid"]:
             raise cluster.ConflictError(409, "Conflict", "uid mismatch")
         self.remove(resource, name, namespace or "")
@@ -237,7 +243,9 @@ class FakeCluster:
 
 def _merge(target: Object, patch: Object) -> None:
     for key, value in patch.items():
-        if isinstance(value, dict):
+        if value is None:
+            target.pop(key, None)
+        elif isinstance(value, dict):
             _merge(target.setdefault(key, {}), value)
         elif key != "resourceVersion":
             target[key] = value

@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from manifestry.adapters import cluster, ledgers, store, watches
+from manifestry.adapters import cluster, ledgers, sessions, store, watches
 from manifestry.core import names
 from manifestry.settings import StoreSettings
 from tests.unit.api import world
@@ -129,7 +129,9 @@ async def running(folder: Path, **settings: Any) -> AsyncIterator[Site]:
     client = cast("cluster.KubeClient", fake)
     ports = made.ports
     ports.client = client
-    ports.store = store.open_store(StoreSettings(store_path=str(folder)))
+    stored = StoreSettings(store_path=str(folder))
+    ports.store = store.open_store(stored)
+    ports.sessions = sessions.open_sessions(stored, ports.store)
     kinds = {
         "artifacts": names.ARTIFACTS, "jobs": names.JOBS, "job_types": names.JOB_TYPES,
         "tenant_quotas": names.TENANT_QUOTAS, "quota_ledgers": names.QUOTA_LEDGERS,
@@ -151,6 +153,7 @@ async def running(folder: Path, **settings: Any) -> AsyncIterator[Site]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await ports.sessions.close()
         await ports.store.close()
 
 

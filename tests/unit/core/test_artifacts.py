@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from manifestry.core import artifacts, conditions, digests, manifests
-from manifestry.core.artifacts import Lookups, Observed, Plan, Tenant
+from manifestry.core.artifacts import DropFetched, Lookups, Observed, Plan, PublishStaged, Tenant
+from manifestry.core.fetches import Failure, Fetched, Order, Pending
 from manifestry.core.manifests import Descriptor
 from manifestry.core.sources import Evidence, Reference
 
@@ -51,6 +52,9 @@ def kinds(plan: Plan) -> set[str]:
 
 INLINE: dict[str, Any] = {"inline": {"text": "hello"}}
 UPLOADED: dict[str, Any] = {"upload": {"digest": HELLO, "sizeBytes": 5}}
+FETCHED: dict[str, Any] = {"url": {"url": "https://example.org/"}}
+ABSENT = Failure("SourceNotFound", "the server answers 404", "soon")
+PRIVATE = Failure("InvalidSource", "the host has no public address")
 READY, WAITS, FAILED = ("True", "Current"), ("Unknown", "InProgress"), ("False", "Failed")
 
 
@@ -111,7 +115,14 @@ READY, WAITS, FAILED = ("True", "Current"), ("Unknown", "InProgress"), ("False",
         ({"secretRef": {"name": "s", "key": "k"}}, {"contents": {SECRET: b"hello"}}, READY, "Stored"),
         ({"secretRef": {"name": "../s", "key": "k"}}, {}, FAILED, "InvalidSource"),
         ({"secretRef": {"name": "s"}}, {}, FAILED, "InvalidSource"),
-        ({"url": {"url": "https://example.org/"}}, {}, FAILED, "SourceNotSupported"),
+        (FETCHED, {}, WAITS, "Fetching"),
+        (FETCHED, {"downloads": None}, FAILED, "SourceNotSupported"),
+        (FETCHED, {"downloads": {"": Fetched("u", HELLO, 5)}}, READY, "Stored"),
+        ({**FETCHED, "digest": HELLO}, {"downloads": {"": Fetched("u", HELLO, 5)}}, READY, "Stored"),
+        (FETCHED, {"downloads": {"": Pending(ABSENT)}}, WAITS, "SourceNotFound"),
+        (FETCHED, {"downloads": {"": ABSENT}}, WAITS, "SourceNotFound"),
+        (FETCHED, {"downloads": {"": PRIVATE}}, FAILED, "InvalidSource"),
+        (FETCHED, {"downloads": {"": Pending(PRIVATE)}}, FAILED, "InvalidSource"),
         ({"url": {}}, {}, FAILED, "InvalidSource"),
         ({"files": []}, {}, FAILED, "InvalidSource"),
         ({"files": [{"name": "a", **INLINE}]}, {}, FAILED, "InvalidSource"),
@@ -324,3 +335,66 @@ def test_a_strange_status_does_no_harm(status: Any) -> None:
     assert not artifacts.is_ready(made)
     assert artifacts.reason({"status": {}}) == ("", "")
     assert summary(planned(made))[1] == "Stored"
+
+
+def test_fetched_bytes_are_published_before_the_manifest_that_names_them() -> None:
+    plan = planned(body(**FETCHED), downloads={"": Fetched("u", HELLO, 5)})
+    assert plan.actions[0] == PublishStaged(ACME.uid, "u", HELLO, 5)
+    assert plan.status is not None
+    again = body(status=plan.status, generation=2, **FETCHED)
+    assert artifacts.orders(observe(again), NOW) == {}
+    assert artifacts.lookups(again) == Lookups(frozenset({HELLO}))
+
+
+@pytest.mark.parametrize("promise", [{"digest": OTHER}, {"sizeBytes": 6}])
+def test_fetched_bytes_that_are_not_what_was_promised_are_dropped_and_not_fetched_again(
+    promise: dict[str, Any],
+) -> None:
+    made = body(**FETCHED, **promise)
+    plan = planned(made, downloads={"": Fetched("u", HELLO, 5)})
+    assert summary(plan)[2] == "Failed"
+    assert plan.actions == (DropFetched(),)
+    assert artifacts.lookups(made | {"status": plan.status}) is None
+    edited = body(status=plan.status, generation=2, **FETCHED, **promise)
+    assert artifacts.lookups(edited) == Lookups()
+    inline = planned(body(**INLINE, **promise))
+    assert artifacts.lookups(body(status=inline.status, **INLINE, **promise)) == Lookups()
+    assert artifacts.lookups(body(status=plan.status)) == Lookups()
+
+
+def file(name: str, **spec: Any) -> dict[str, Any]:
+    return {"name": name, "mediaType": "a/b", **spec}
+
+
+@pytest.mark.parametrize(
+    ("spec", "evidence", "expected"),
+    [
+        (FETCHED, {}, {"": Order("https://example.org/")}),
+        (
+            {"files": [file("a", **FETCHED, digest=HELLO, sizeBytes=5), file("b", **INLINE)]},
+            {},
+            {"a": Order("https://example.org/", HELLO, 5)},
+        ),
+        ({"files": [file("a", **FETCHED), file("b", upload={})]}, {}, {}),
+        ({"files": [file("a", **FETCHED), file("b", **INLINE, digest=OTHER)]}, {}, {}),
+        (
+            {"files": [file("a", **FETCHED), file("b", **UPLOADED)]},
+            {"blobs": {HELLO: 5}},
+            {"a": Order("https://example.org/")},
+        ),
+        ({**FETCHED, "subjectRef": {"name": "absent"}}, {}, {}),
+        (INLINE, {}, {}),
+        ({}, {}, {}),
+    ],
+)
+def test_nothing_is_fetched_before_all_else_is_there(
+    spec: dict[str, Any], evidence: dict[str, Any], expected: dict[str, Order]
+) -> None:
+    assert artifacts.orders(observe(body(**spec), **evidence), NOW) == expected
+
+
+def test_a_url_has_no_printable_form() -> None:
+    url = "https://example.org/?signature=canary"
+    made = observe(body(url={"url": url}))
+    shown = (repr(artifacts.orders(made, NOW)), repr(artifacts.plan(made, NOW)))
+    assert "canary" not in "".join(shown)

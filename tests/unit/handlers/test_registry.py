@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from manifestry.core import names
-from manifestry.handlers import namespaces, prerequisites, process, registry, shell
+from manifestry.handlers import keys, namespaces, prerequisites, process, registry, shell
 
 
 def test_every_watched_kind_has_a_module() -> None:
     kinds = set(registry.reconcilers(process.HANDLERS))
-    assert kinds == {watched.resource.kind for watched in shell.WATCHED}
+    assert kinds == {watched.resource.kind for watched in shell.WATCHED} | {keys.STORAGE_LEDGER}
 
 
 def test_two_modules_of_one_kind_are_refused() -> None:

@@ -1,0 +1,172 @@
+"""A payload on its way out: conditions, ranges, and the cheapest way that its bytes can take.
+
+The ways, best first: a signed link, where an administrator wants clients to go to the store themselves; from
+the file to the socket inside the kernel; windows read from the store at the client's pace.
+"""
+
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from manifestry.adapters import store
+from manifestry.core import digests, dispositions, errors, etags, ranges
+from manifestry_api import answers, deps, fields, streams, zerocopy
+
+LINK_SECONDS = 300.0  # long enough for a client that begins at once; the link needs no credential
+_BOUNDARY_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is downloaded.
+
+    Args:
+        digest: of all bytes.
+        size_bytes: of all bytes.
+        media_type: as the client gave it.
+        file_name: as the client gave it.
+    """
+
+    digest: str
+    size_bytes: int
+    media_type: str
+    file_name: str
+
+
+async def answer(ports: deps.Ports, caller: deps.Caller, request: Request, content: Content) -> Response:
+    """Return the answer to a GET or HEAD: 200, 206, 304 or 307.
+
+    Raises:
+        Problem: precondition-failed, range-not-satisfiable, internal when the bytes are missing or damaged.
+        StoreError: the store does not answer.
+
+    References: RFC 9110 sections 13.2.2 (order of the conditions) and 14.
+    """
+    etag = etags.strong(content.digest)
+    if unchanged := answers.not_modified(request, etag):
+        return unchanged
+    headers = _headers(content, etag)
+    if request.method == "HEAD":  # a Range has no meaning there: RFC 9110 section 14.2
+        return Response(headers={**headers, **_whole(content)})
+    body = _body(_spans(request, etag, content.size_bytes), content, headers)
+    if ports.settings.download_redirect and (link := await _link(ports, caller, content)):
+        return link
+    is_direct = zerocopy.EXTENSION in (request.scope.get("extensions") or ())
+    try:
+        payload = await ports.store.open(caller.tenant_uid, content.digest) if is_direct else None
+        if payload is not None:
+            return await _sent(ports, payload, content, body)
+        return await _streamed(ports, caller, content, body)
+    except (store.BlobNotFoundError, store.BlobDamagedError) as error:
+        raise errors.Problem(
+            errors.INTERNAL, "the stored bytes of this artifact are missing or damaged"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Body:
+    """An answer's status, its body, and its headers."""
+
+    status: int
+    pieces: streams.Pieces
+    headers: Mapping[str, str]
+
+
+def _spans(request: Request, etag: str, size_bytes: int) -> tuple[ranges.Span, ...] | None:
+    wanted = request.headers.get("range")
+    if wanted is None or not etags.if_range_holds(request.headers.get("if-range"), etag):
+        return None
+    found = ranges.parse(wanted, size_bytes)
+    return None if found is None else ranges.merged(found)
+
+
+def _body(spans: tuple[ranges.Span, ...] | None, content: Content, headers: Mapping[str, str]) -> _Body:
+    size_bytes = content.size_bytes
+    if spans is None:
+        pieces = (ranges.Span(0, size_bytes),) if size_bytes else ()
+        return _Body(200, pieces, {**headers, **_whole(content)})
+    if len(spans) == 1:
+        span = spans[0]
+        part = {"Content-Length": str(span.count), "Content-Range": span.content_range(size_bytes)}
+        return _Body(206, spans, {**headers, **part})
+    boundary = secrets.token_hex(_BOUNDARY_BYTES)
+    frames = ranges.multipart(spans, size_bytes, headers["Content-Type"], boundary)
+    kind, length = f"multipart/byteranges; boundary={boundary}", str(ranges.length(frames))
+    return _Body(206, frames, {**headers, "Content-Type": kind, "Content-Length": length})
+
+
+async def _link(ports: deps.Ports, caller: deps.Caller, content: Content) -> Response | None:
+    url = await ports.store.link(caller.tenant_uid, content.digest, LINK_SECONDS)
+    if url is None:
+        return None
+    ports.instruments.redirects.inc()
+    return Response(
+        status_code=307,
+        headers={"Location": url, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"},
+    )
+
+
+async def _sent(ports: deps.Ports, payload: store.Payload, content: Content, body: _Body) -> Response:
+    if payload.size_bytes != content.size_bytes:
+        await payload.aclose()
+        raise store.BlobDamagedError("the blob has another size than was recorded")
+    return streams.PayloadResponse(
+        payload,
+        body.pieces,
+        status_code=body.status,
+        headers=body.headers,
+        count_sent=ports.instruments.count_zerocopy,
+    )
+
+
+async def _streamed(ports: deps.Ports, caller: deps.Caller, content: Content, body: _Body) -> Response:
+    chunks = await streams.primed(_read(ports, caller, content, body.pieces))
+    return streams.StreamedResponse(chunks, status_code=body.status, headers=body.headers)
+
+
+async def _read(
+    ports: deps.Ports, caller: deps.Caller, content: Content, pieces: streams.Pieces
+) -> AsyncGenerator[streams.Chunk, None]:
+    """Yield the body at the client's pace; the store reads one window ahead at most."""
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            yield piece
+            continue
+        chunks = ports.store.stream(caller.tenant_uid, content.digest, offset=piece.offset, count=piece.count)
+        try:
+            async for chunk in chunks:
+                yield chunk
+                ports.instruments.count_stream(len(chunk))
+        finally:
+            await streams.close(chunks)
+
+
+def _headers(content: Content, etag: str) -> dict[str, str]:
+    return {
+        **immutable(content.digest, etag),
+        "Content-Type": fields.safe_media_type(content.media_type),
+        "Content-Disposition": dispositions.attachment(content.file_name),
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        "Accept-Ranges": "bytes",
+    }
+
+
+def _whole(content: Content) -> dict[str, str]:
+    return {
+        "Content-Length": str(content.size_bytes),
+        "Content-Digest": digests.format_field(content.digest),
+    }
+
+
+def immutable(digest: str, etag: str) -> dict[str, str]:
+    """Return the headers of bytes that their digest names."""
+    return {
+        "ETag": etag,
+        "Repr-Digest": digests.format_field(digest),
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": answers.REVALIDATE,
+        "Vary": answers.VARY,
+    }

@@ -1,0 +1,288 @@
+"""The collector's side of a store: what there is, what is marked, pinned and claimed, and how a blob goes.
+
+Removing a blob takes these steps, in this order: claim it; read live what refers to it; read its time again;
+remove it; give the claim back. `store_claims` says why that can never cost a publisher its blob.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from manifestry.adapters import inventory_port, store_port
+from manifestry.adapters.inventory_port import LIST_MAX, Item
+from manifestry.core import blobkeys, garbage, garbagekeys
+from manifestry.core.garbage import Blob, Pin
+
+# A collector may remove a blob so long after it claimed it: what refers to the blob was read in between.
+CLAIM_SECONDS: Final = 120.0
+# An abandoned claim is taken away after this time: by then the last request of its collector has ended.
+CLAIM_STALE: Final = timedelta(seconds=300)
+IN_FLIGHT: Final = 16  # requests at once for the blobs of one batch
+_OWNER_MAX_BYTES: Final = 4096
+
+Live = Callable[[frozenset[str]], Awaitable[Collection[str]]]
+Clock = Callable[[], float]
+
+
+class Mark(NamedTuple):
+    """Since when nothing refers to a blob, by the store's clock."""
+
+    digest: str
+    since: datetime
+
+
+@dataclass
+class Removal:
+    """What came of a batch.
+
+    Args:
+        removed: what is gone.
+        kept: what turned out to be new, or to be referred to, or claimed by somebody else.
+    """
+
+    removed: list[Blob] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Batch:
+    tenant_uid: str
+    claimed: dict[str, datetime]
+    referred: frozenset[str]
+    grace: timedelta
+    started: float
+    error: store_port.StoreError | None = None
+
+
+class Inventory:
+    """Everything of every tenant in one store.
+
+    Args:
+        store: whose blobs.
+        clock: seconds that never go back; a test's, where a test needs it.
+    """
+
+    def __init__(self, store: store_port.Store, clock: Clock | None = None) -> None:
+        self._store = store
+        self._records: inventory_port.Records = store.records()
+        self._monotonic = clock or (lambda: asyncio.get_running_loop().time())
+
+    async def own(self, cluster_uid: str) -> str:
+        """Make the store that of a cluster if it is nobody's, and return whose it is.
+
+        A collector takes what its cluster does not know for garbage. So two clusters must never collect in
+        one store, and a restored cluster, whose namespaces have new uids, not in its old store.
+        """
+        content = json.dumps({"version": 1, "clusterUid": cluster_uid}).encode()
+        if await self._records.create(garbagekeys.OWNER, content) is not None:
+            return cluster_uid
+        found = await self._records.read(garbagekeys.OWNER, limit_bytes=_OWNER_MAX_BYTES)
+        try:
+            return str(json.loads(found or b"")["clusterUid"])
+        except (ValueError, KeyError, TypeError):
+            return ""
+
+    async def tenants(self) -> list[str]:
+        """Return the uid of every tenant that has something stored."""
+        return [name for name in await self._records.folders(garbagekeys.TENANTS) if _is_uuid(name)]
+
+    async def blobs(self, tenant_uid: str, *, after: str = "", limit: int = LIST_MAX) -> list[Blob]:
+        """Return a tenant's first blobs after the digest `after`, in the order of their digests."""
+        start, found = blobkeys.blob(tenant_uid, after) if after else "", list[Blob]()
+        while len(found) < limit:  # more than once only where somebody has put other keys between ours
+            items = await self._records.scan(blobkeys.tenant(tenant_uid), after=start, limit=limit)
+            found += [blob for item in items if (blob := _blob(item)) is not None]
+            if len(items) < limit:
+                break
+            start = items[-1].key
+        return found[:limit]
+
+    async def blob(self, tenant_uid: str, digest: str) -> Blob | None:
+        """Return a blob as it is now."""
+        item = await self._records.head(blobkeys.blob(tenant_uid, digest))
+        return None if item is None else _blob(item)
+
+    async def marks(self, tenant_uid: str, *, after: str = "", upto: str = "") -> AsyncIterator[Mark]:
+        """Yield a tenant's marks after the digest `after`, up to and with `upto`, in the order of digests."""
+        start, end = (garbagekeys.mark(tenant_uid, each) if each else "" for each in (after, upto))
+        async for item in self._all(garbagekeys.marks(tenant_uid), start):
+            if end and item.key > end:
+                return
+            digest = garbagekeys.parse_mark(item.key)
+            if digest is not None:
+                yield Mark(digest, item.modified)
+
+    async def mark(self, tenant_uid: str, digests: Iterable[str]) -> None:
+        """Say that nothing refers to these blobs from now on."""
+        await _each(self._records.write(garbagekeys.mark(tenant_uid, digest), b"") for digest in digests)
+
+    async def unmark(self, tenant_uid: str, digests: Iterable[str]) -> None:
+        """Take marks away; nothing happens where there are none."""
+        await _each(self._records.remove(garbagekeys.mark(tenant_uid, digest)) for digest in digests)
+
+    async def pins(self, tenant_uid: str) -> AsyncIterator[Pin]:
+        """Yield a tenant's pins.
+
+        Raises:
+            PinError: one cannot be read.
+        """
+        async for item in self._all(garbagekeys.pins(tenant_uid)):
+            artifact_uid = garbagekeys.parse_pin(item.key)
+            if artifact_uid is None:
+                raise garbage.PinError("below a tenant's pins there must be nothing else")
+            yield garbage.parse_pin(artifact_uid, await self._pin(item.key))
+
+    async def _pin(self, key: str) -> bytes | None:
+        return await self._records.read(key, limit_bytes=garbage.PIN_MAX_BYTES)
+
+    async def pin(self, tenant_uid: str, artifact_uid: str, content: bytes) -> None:
+        """Keep what an Artifact has after its deletion; written when it stands otherwise only."""
+        key = garbagekeys.pin(tenant_uid, artifact_uid)
+        if await self._pin(key) != content:
+            await self._records.write(key, content)
+
+    async def unpin(self, tenant_uid: str, artifact_uid: str) -> None:
+        """Let an Artifact's bytes go with it; nothing happens when it is not pinned."""
+        await self._records.remove(garbagekeys.pin(tenant_uid, artifact_uid))
+
+    async def remove(
+        self, tenant_uid: str, digests: Collection[str], live: Live, grace: timedelta
+    ) -> Removal:
+        """Remove blobs that are still garbage.
+
+        Args:
+            tenant_uid: whose.
+            digests: those whose marks are older than the grace period; a few hundred at most.
+            live: reads from the cluster which of some digests something refers to now.
+            grace: what was published in this time stays.
+
+        Raises:
+            StoreUnavailableError: the store fails; claims of requests that may still be on their way are left
+                to become stale.
+        """
+        started, done = self._monotonic(), Removal()
+        claimed: dict[str, datetime] = {}
+        try:
+            await _each(self._claim(tenant_uid, digest, claimed) for digest in sorted(digests))
+            referred = await live(frozenset(claimed)) if claimed else ()
+        except BaseException:
+            await self._release(tenant_uid, claimed, started)
+            raise
+        batch = _Batch(tenant_uid, claimed, frozenset(referred), grace, started)
+        await _each(self._finish(batch, digest, done) for digest in claimed)
+        done.kept += sorted(set(digests) - set(claimed))
+        if batch.error is not None:
+            raise batch.error
+        return done
+
+    async def _finish(self, batch: "_Batch", digest: str, done: Removal) -> None:
+        """Remove one claimed blob or let it be; after the first error the others are let be."""
+        if digest in batch.referred or batch.error is not None:
+            done.kept.append(digest)
+        else:
+            try:
+                await self._remove(batch, digest, done)
+            except store_port.StoreError as error:
+                batch.error = batch.error or error
+                return  # the request may still be on its way: the claim stays
+        await self._release(batch.tenant_uid, [digest], batch.started)
+
+    async def _remove(self, batch: "_Batch", digest: str, done: Removal) -> None:
+        blob = await self.blob(batch.tenant_uid, digest)
+        in_time = self._monotonic() - batch.started < CLAIM_SECONDS
+        if blob is None or not in_time or not garbage.may_remove(blob, batch.claimed[digest], batch.grace):
+            done.kept.append(digest)
+            return
+        await self._store.delete(batch.tenant_uid, digest)
+        done.removed.append(blob)
+        await self.unmark(batch.tenant_uid, [digest])
+
+    async def quarantine(self, tenant_uid: str, seen: Blob) -> bool:
+        """Set damaged bytes aside, if they are the ones that were `seen`; tell whether they were.
+
+        Who publishes the digest again then finds it absent and stores good bytes.
+        """
+        started = self._monotonic()
+        if not await self._claim(tenant_uid, seen.digest, {}):
+            return False
+        same = await self.blob(tenant_uid, seen.digest) == seen
+        if same and self._monotonic() - started < CLAIM_SECONDS:
+            key = blobkeys.blob(tenant_uid, seen.digest)
+            await self._records.move(key, garbagekeys.quarantine(tenant_uid, seen.digest))
+        await self._release(tenant_uid, [seen.digest], started)
+        return same
+
+    async def quarantined(self, tenant_uid: str) -> AsyncIterator[Item]:
+        """Yield what was set aside."""
+        async for item in self._all(garbagekeys.damaged(tenant_uid)):
+            yield item
+
+    async def discard(self, item: Item) -> None:
+        """Remove what was set aside."""
+        await self._records.remove(item.key)
+
+    async def reap(self, before: datetime) -> int:
+        """Take away the claims of collectors that have died; return how many."""
+        stale = [item async for item in self._all(garbagekeys.CLAIMS) if _is_stale(item, before)]
+        await _each(self._records.remove(item.key) for item in stale)
+        return len(stale)
+
+    async def prune(self, tenant_uid: str) -> None:
+        """Remove the empty folders of a tenant that is gone."""
+        await self._records.prune(garbagekeys.prefix(tenant_uid))
+
+    async def _claim(self, tenant_uid: str, digest: str, made: dict[str, datetime]) -> bool:
+        item = await self._records.create(garbagekeys.claim(tenant_uid, digest), b"")
+        if item is not None:
+            made[digest] = item.modified
+        return item is not None
+
+    async def _release(self, tenant_uid: str, digests: Iterable[str], started: float) -> None:
+        """Give claims back, unless they may have become stale and then somebody else's."""
+        if self._monotonic() - started < CLAIM_STALE.total_seconds() / 2:
+            await _each(self._records.remove(garbagekeys.claim(tenant_uid, digest)) for digest in digests)
+
+    async def _all(self, prefix: str, after: str = "") -> AsyncIterator[Item]:
+        while True:
+            page = await self._records.scan(prefix, after=after, limit=LIST_MAX)
+            for item in page:
+                yield item
+            if len(page) < LIST_MAX:
+                return
+            after = page[-1].key
+
+
+async def _each(calls: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Await calls, some at once; the first error is raised when all under way have ended."""
+    results: list[Any] = []
+    pending = list(calls)
+    for start in range(0, len(pending), IN_FLIGHT):
+        batch = pending[start : start + IN_FLIGHT]
+        answers = await asyncio.gather(*batch, return_exceptions=True)
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        if errors:
+            for call in pending[start + IN_FLIGHT :]:
+                call.close()
+            raise errors[0]
+        results += answers
+    return results
+
+
+def _blob(item: Item) -> Blob | None:
+    parsed = blobkeys.parse_blob(item.key)
+    return None if parsed is None else Blob(parsed[1], item.size_bytes, item.modified)
+
+
+def _is_stale(item: Item, before: datetime) -> bool:
+    return garbagekeys.parse_claim(item.key) is not None and item.modified < before
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        blobkeys.parse_uuid(name)
+    except blobkeys.KeyPartError:
+        return False
+    return True

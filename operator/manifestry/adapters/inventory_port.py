@@ -1,0 +1,57 @@
+"""What a store offers beside the blobs: small records and listings, on which the collector is built.
+
+Times are the store's own: of the file system or of the bucket's server, never this process's clock.
+"""
+
+from datetime import datetime
+from typing import Final, NamedTuple, Protocol
+
+LIST_MAX: Final = 1000  # S3 answers at most so many keys
+
+
+class Item(NamedTuple):
+    """A stored key."""
+
+    key: str
+    size_bytes: int
+    modified: datetime
+
+
+class Records(Protocol):
+    """Keys of a store as they are; every method may raise `StoreUnavailableError` as the store's do."""
+
+    async def scan(self, prefix: str, *, after: str = "", limit: int = LIST_MAX) -> list[Item]:
+        """Return the first `limit` keys below `prefix` that come after `after`, in order."""
+        ...
+
+    async def folders(self, prefix: str) -> list[str]:
+        """Return the names directly below `prefix` that have keys below them, in order."""
+        ...
+
+    async def head(self, key: str) -> Item | None:
+        """Return one key, None when it is not there."""
+        ...
+
+    async def create(self, key: str, data: bytes) -> Item | None:
+        """Write a few bytes if the key is not there; None when it is."""
+        ...
+
+    async def write(self, key: str, data: bytes) -> None:
+        """Write a few bytes, durably and all at once; what was there is replaced."""
+        ...
+
+    async def read(self, key: str, *, limit_bytes: int) -> bytes | None:
+        """Return the bytes, None when there are none or more than `limit_bytes`."""
+        ...
+
+    async def remove(self, key: str) -> None:
+        """Remove a key; nothing happens when it is gone."""
+        ...
+
+    async def move(self, key: str, to: str) -> None:
+        """Give the bytes another key and replace what is there; nothing happens when they are gone."""
+        ...
+
+    async def prune(self, prefix: str) -> None:
+        """Remove the empty folders below `prefix` and itself, where a store has folders."""
+        ...

@@ -1,0 +1,113 @@
+"""The records of a store in a bucket."""
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+import obstore
+from obstore import exceptions as obstore_errors
+
+from manifestry.adapters.inventory_port import LIST_MAX, Item
+from manifestry.adapters.store_port import BlobNotFoundError
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ObjectStore
+
+MOVE_SECONDS: Final = 300.0  # a server-side copy of 5 GiB, slowly
+
+T = TypeVar("T")
+
+
+class Call(Protocol):
+    """Awaits a request, bounded in time, its errors typed."""
+
+    async def __call__(self, operation: str, request: Awaitable[T], *, seconds: float | None = None) -> T:
+        """Return the request's answer; `seconds` in the place of the store's timeout."""
+
+
+class RemoteRecords:
+    """See `inventory_port.Records`.
+
+    Args:
+        bucket: an obstore store whose root is ours alone.
+        call: how the store sends a request.
+    """
+
+    def __init__(self, bucket: "ObjectStore", call: Call) -> None:
+        self._bucket = bucket
+        self._call = call
+
+    async def scan(self, prefix: str, *, after: str = "", limit: int = LIST_MAX) -> list[Item]:
+        """Return keys below a prefix, in order."""
+        pages = obstore.list(self._bucket, prefix, offset=after or None, chunk_size=limit)
+        page = await self._call("list", _first(pages))
+        return [_item(found) for found in page[:limit]]
+
+    async def folders(self, prefix: str) -> list[str]:
+        """Return the names directly below a prefix; all of them, there is one for each tenant."""
+        found = await self._call("list", obstore.list_with_delimiter_async(self._bucket, prefix))
+        return sorted(each.rstrip("/").rpartition("/")[2] for each in found["common_prefixes"])
+
+    async def head(self, key: str) -> Item | None:
+        """Return one key."""
+        try:
+            return _item(await self._call("head", obstore.head_async(self._bucket, key)))
+        except BlobNotFoundError:
+            return None
+
+    async def create(self, key: str, data: bytes) -> Item | None:
+        """Write a few bytes if the key is not there."""
+        try:
+            await self._call("create", obstore.put_async(self._bucket, key, data, mode="create"))
+        except obstore_errors.AlreadyExistsError:
+            return None
+        return await self.head(key)
+
+    async def write(self, key: str, data: bytes) -> None:
+        """Write a few bytes."""
+        await self._call("write", obstore.put_async(self._bucket, key, data, use_multipart=False))
+
+    async def read(self, key: str, *, limit_bytes: int) -> bytes | None:
+        """Return the bytes of a small object."""
+        found = await self.head(key)
+        if found is None or found.size_bytes > limit_bytes:
+            return None
+        if not found.size_bytes:  # no store serves a range of nothing
+            return b""
+        try:
+            request = obstore.get_range_async(self._bucket, key, start=0, length=found.size_bytes)
+            return bytes(await self._call("read", request))
+        except BlobNotFoundError:
+            return None
+
+    async def remove(self, key: str) -> None:
+        """Remove an object."""
+        try:
+            await self._call("remove", obstore.delete_async(self._bucket, key))
+        except BlobNotFoundError:
+            return
+
+    async def move(self, key: str, to: str) -> None:
+        """Copy an object and remove the original."""
+        found = await self.head(key)
+        if found is None:
+            return
+        if found.size_bytes:
+            copy = obstore.copy_async(self._bucket, key, to, overwrite=True)
+            await self._call("move", copy, seconds=MOVE_SECONDS)
+        else:  # there is nothing to copy
+            await self.write(to, b"")
+        await self.remove(key)
+
+    async def prune(self, prefix: str) -> None:
+        """Do nothing: a bucket has no folders."""
+
+
+async def _first(pages: Any) -> "list[ObjectMeta]":
+    async for page in pages:
+        return list(page)
+    return []
+
+
+def _item(found: "ObjectMeta") -> Item:
+    return Item(found["path"], found["size"], found["last_modified"])

@@ -1,0 +1,244 @@
+"""Bytes on their way to the store, charged to a tenant's storage quota before the first one is accepted.
+
+Use::
+
+    async with ports.reservations.hold(caller, uid, name, size_bytes) as held:
+        async for chunk in chunks:
+            total += len(chunk)
+            await held.grow(total)     # before the chunk is stored; mostly without any request
+        await held.grow(total)         # before the bytes are recorded: the lease is fresh then
+        held.keep()                    # from here on the artifact owns the charge, whatever happens
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from manifestry.adapters import apierrors
+from manifestry.adapters.ledgerbooks import LedgerError, NotReadyError
+from manifestry.adapters.storagebooks import StorageBooks
+from manifestry.core import errors, storagequotas
+from manifestry.core.storagecharges import LEASE, Charge
+from manifestry.core.storagequotas import UNLIMITED, Grant, Limits, Wanted
+
+_logger = logging.getLogger(__name__)
+
+LEASE_SECONDS = LEASE.total_seconds()
+FRESH_SHARE = 0.5  # of a lease; what is left outlasts the 34 s of a write to the Kubernetes API
+NOT_READY_SECONDS = 3.0  # a quota that is new gets its ledger in this time
+NOT_READY_PAUSE_SECONDS = 0.1
+RETRY_AFTER_SECONDS = 5
+
+
+class Tenant(Protocol):
+    """Whose quota; `deps.Caller` is one."""
+
+    @property
+    def tenant(self) -> str:
+        """Return the tenant's name."""
+
+    @property
+    def namespace(self) -> str:
+        """Return the tenant's namespace."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A tenant by its names."""
+
+    tenant: str
+    namespace: str
+
+
+class Hold:
+    """A charge that its owner is using; this one is of a tenant without a limit."""
+
+    async def grow(self, total_bytes: int) -> None:
+        """Make sure that `total_bytes` (all so far, not the difference) are charged and the lease is fresh.
+
+        Raises:
+            Problem: quota-exceeded with usage, or busy.
+        """
+
+    def keep(self) -> None:
+        """Leave the charge in place whatever happens: the artifact owns it, or bytes stay in a session."""
+
+    async def give_back(self) -> None:
+        """Undo the charge, unless it is kept or somebody else has changed it."""
+
+
+def _unlimited(tenant: str) -> Limits:  # noqa: ARG001 - the shape of `limits_for`
+    return UNLIMITED
+
+
+class Reservations:
+    """Charges against the storage quotas; for a tenant without a limit nothing is read or written.
+
+    Args:
+        books: the storage ledgers; None where no quota is kept.
+        limits_for: the limits of a tenant, as this process knows them.
+    """
+
+    def __init__(
+        self, books: StorageBooks | None = None, limits_for: Callable[[str], Limits] = _unlimited
+    ) -> None:
+        self._books = books
+        self._limits_for = limits_for
+
+    @property
+    def books(self) -> StorageBooks:
+        """Return the ledgers; there are some where a tenant has limits."""
+        if self._books is None:
+            raise RuntimeError("no storage ledgers are kept here")
+        return self._books
+
+    def limits(self, tenant: Tenant) -> Limits:
+        """Return the limits of a tenant."""
+        return UNLIMITED if self._books is None else self._limits_for(tenant.tenant)
+
+    @contextlib.asynccontextmanager
+    async def hold(
+        self,
+        tenant: Tenant,
+        artifact_uid: str,
+        name: str,
+        size_bytes: int | None,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> AsyncIterator[Hold]:
+        """Charge `size_bytes` (None: steps as the stream grows) for an artifact while its bytes come in.
+
+        After an exception the charge is as before, unless `keep` was called. A process that dies leaves the
+        charge for `lease_seconds`; each `grow` renews it. A resumable session passes its own expiry as
+        `lease_seconds`, and calls `keep` at once: its bytes stay in the store between requests.
+
+        Args:
+            tenant: whose quota.
+            artifact_uid: the Artifact's uid; empty while it is being created.
+            name: the Artifact's name.
+            size_bytes: the size of all of the artifact's payloads, where it is known.
+            lease_seconds: how long the charge is good for without being renewed.
+
+        Raises:
+            Problem: quota-exceeded with usage, or busy.
+        """
+        if not self.limits(tenant).is_set:
+            yield Hold()
+            return
+        wanted = Wanted(
+            artifact_uid, name, size_bytes or 0, size_bytes is None, timedelta(seconds=lease_seconds)
+        )
+        held = _Charged(self, tenant, wanted)
+        await held.begin()
+        try:
+            yield held
+        except BaseException:
+            await asyncio.shield(held.give_back())
+            raise
+
+    async def release(self, tenant: Tenant, artifact_uid: str, size_bytes: int = 0) -> None:
+        """Give the bytes of an abandoned session back; the artifact itself still counts while it exists.
+
+        Args:
+            tenant: whose quota.
+            artifact_uid: the Artifact's uid.
+            size_bytes: what stays charged, such as other files that are stored already.
+        """
+        if not self.limits(tenant).is_set:
+            return
+        with contextlib.suppress(LedgerError, apierrors.ApiError):  # the lease ends it anyway
+            await self.books.shrink(tenant.namespace, artifact_uid, size_bytes)
+
+    async def reserve(self, tenant: Tenant, wanted: Wanted) -> Grant:
+        """Charge; wait a little for the ledger of a quota that is new.
+
+        Raises:
+            Problem: quota-exceeded with usage, or busy.
+            ApiError: the API server refuses or does not answer.
+        """
+        deadline = time.monotonic() + NOT_READY_SECONDS
+        while True:
+            limits = self.limits(tenant)
+            if not limits.is_set:
+                return Grant("Reserved")
+            try:
+                grant = await self.books.reserve(tenant.namespace, wanted, limits)
+            except NotReadyError as error:
+                if time.monotonic() > deadline:
+                    raise _busy() from error
+                await asyncio.sleep(NOT_READY_PAUSE_SECONDS)
+            except LedgerError as error:
+                raise _busy() from error
+            else:
+                return _granted(tenant, grant)
+
+
+class _Charged(Hold):
+    """A charge of a tenant with a limit.
+
+    Args:
+        reservations: where to ask for more.
+        tenant: whose quota.
+        wanted: the first charge; with `step` each later one gets a step, too.
+    """
+
+    def __init__(self, reservations: Reservations, tenant: Tenant, wanted: Wanted) -> None:
+        self._reservations = reservations
+        self._tenant = tenant
+        self._wanted = wanted
+        self._before: Charge | None = None
+        self._charge: Charge | None = None
+        self._renewed = 0.0
+        self._kept = False
+
+    async def begin(self) -> None:
+        """Make the first charge."""
+        self._before = (await self._reserve(self._wanted)).before
+
+    async def grow(self, total_bytes: int) -> None:
+        held = self._charge.size_bytes if self._charge is not None else total_bytes
+        lease = self._wanted.lease or LEASE
+        is_fresh = time.monotonic() - self._renewed < lease.total_seconds() * FRESH_SHARE
+        if total_bytes <= held and is_fresh:
+            return
+        wanted = self._wanted
+        more = max(total_bytes, wanted.size_bytes)
+        await self._reserve(
+            Wanted(wanted.uid, wanted.name, more, wanted.step and total_bytes > held, wanted.lease)
+        )
+
+    def keep(self) -> None:
+        self._kept = True
+
+    async def give_back(self) -> None:
+        if self._kept or self._charge is None:
+            return
+        charge, self._charge = self._charge, None
+        try:
+            await self._reservations.books.restore(self._tenant.namespace, charge, self._before)
+        except (LedgerError, apierrors.ApiError) as error:
+            _logger.warning("reservation left to its lease", extra={"error": str(error)})
+
+    async def _reserve(self, wanted: Wanted) -> Grant:
+        started = time.monotonic()
+        grant = await self._reservations.reserve(self._tenant, wanted)
+        self._charge, self._renewed = grant.charge, started
+        return grant
+
+
+def _granted(tenant: Tenant, grant: Grant) -> Grant:
+    if grant.reason == "Reserved":
+        return grant
+    detail = f"quota exceeded: {storagequotas.describe(tenant.tenant, grant.usage)}"
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    raise errors.Problem(errors.QUOTA_EXCEEDED, detail, usage=grant.usage, headers=headers)
+
+
+def _busy() -> errors.Problem:
+    detail = "the tenant's storage ledger is being changed or made"
+    return errors.Problem(errors.BUSY, detail, headers={"Retry-After": "1"})

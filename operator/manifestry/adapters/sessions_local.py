@@ -1,0 +1,202 @@
+"""Resumable uploads on a local volume: one file that grows, so that completing is a rename, not a copy."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Final, ParamSpec, TypeVar
+
+from manifestry.adapters import session_files, sessions_port, store_files, store_local
+from manifestry.adapters.sessions_port import SessionLimitError, SessionNotFoundError
+from manifestry.adapters.store_port import BATCH_BYTES, Staged, StoreError
+from manifestry.core import digests, uploads
+
+# An append holds the chunks of the piece being filled, and their join while it is written: 2 x 1 MiB.
+UPLOAD_BOUND_BYTES: Final = 2 * (BATCH_BYTES + sessions_port.CHUNK_BYTES)
+THREADS: Final = 8
+_HASH_BYTES: Final = 64 << 20  # hashed in one thread hop: 0.4 s at 150 MiB/s of disk, far below the timeout
+_SESSIONS: Final = PurePosixPath(uploads.SESSIONS)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class LocalSessions:
+    """Sessions below one folder of a local or shared volume; see `sessions_port.Sessions` for the contract.
+
+    Args:
+        root: the store's folder.
+        timeout_seconds: how long one disk operation may take.
+    """
+
+    piece_bytes = BATCH_BYTES
+
+    def __init__(self, root: Path, *, timeout_seconds: float) -> None:
+        self._root = root
+        self._timeout_seconds = timeout_seconds
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sessions")
+
+    async def create(self, session: uploads.Session, *, limit: int) -> uploads.Session:
+        """Begin a session in one of the tenant's free slots."""
+        return await self._run("create", self._create, session, limit)
+
+    async def head(self, session_id: str) -> uploads.State | None:
+        """Return how far a session is, None when there is no such session."""
+        return await self._run("head", session_files.head, self._root, session_id)
+
+    async def append(
+        self, session: uploads.Session, offset: int, chunks: AsyncIterator[bytes], *, limit_bytes: int
+    ) -> int:
+        """Store more bytes at the end, and return the new end once they are durable."""
+        parts, is_open = session_files.Parts(self._root, session.session_id), False
+        try:
+            async for data in sessions_port.pieces(
+                chunks, piece_bytes=self.piece_bytes, limit_bytes=limit_bytes
+            ):
+                if not is_open:  # nothing is opened for nothing: the bytes may be published
+                    await self._run("append", parts.open)
+                    is_open = True
+                await self._run("append", parts.write, offset, data)
+                offset += len(data)
+            if is_open:
+                await self._run("append", parts.sync)
+        finally:
+            with contextlib.suppress(StoreError):
+                await self._run("append", parts.close)
+        return offset
+
+    async def seal(self, session: uploads.Session) -> Staged:
+        """Hash the bytes and let no more come."""
+        state = await self.head(session.session_id)
+        if state is not None and state.seal is not None:
+            await self._run("seal", self._touch, session.session_id)
+            return Staged(*state.seal)
+        async with self._opened(session) as (parts, size_bytes):
+            sha256 = hashlib.sha256()
+            for start in range(0, size_bytes, _HASH_BYTES):
+                await self._run(
+                    "seal", _hash, parts, start, min(start + _HASH_BYTES, size_bytes), sha256.update
+                )
+            digest = f"{digests.ALGORITHM}:{sha256.hexdigest()}"
+            seal = uploads.Seal(session.session_id, digest, size_bytes)
+            await self._run("seal", parts.seal, seal)
+        return Staged(*seal)
+
+    async def finish(self, session: uploads.Session) -> None:
+        """Give the slot and the bytes free; the record and the seal stay."""
+        await self._run("finish", session_files.remove, self._root, session.session_id, ("",))
+        await self._run("finish", self._free, session.tenant_uid, session.slot, session.session_id)
+
+    async def abort(self, session: uploads.Session) -> None:
+        """Remove a session with everything it has, the record first."""
+        names = (session_files.RECORD, "", session_files.SEAL)
+        await self._run("abort", session_files.remove, self._root, session.session_id, names)
+        await self._run("abort", self._free, session.tenant_uid, session.slot, session.session_id)
+
+    async def entries(self) -> AsyncGenerator[uploads.State | uploads.Leftover, None]:
+        """Yield every session, and what else lies below `uploads/`."""
+        for upload_id, changed in (await self._run("list", session_files.names, self._root)).items():
+            yield await self.head(upload_id) or uploads.Leftover(upload_id, changed)
+
+    async def remove(self, leftover: uploads.Leftover) -> None:
+        """Remove bytes that belong to no session."""
+        names = ("", *session_files.SUFFIXES)
+        await self._run("remove", session_files.remove, self._root, leftover.upload_id, names)
+
+    async def free_slots(self, before: datetime) -> int:
+        """Free the slots last written before `before` whose sessions are gone."""
+        return await self._run("free", self._free_slots, before)
+
+    async def close(self) -> None:
+        """Let the threads end; a hung one is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @contextlib.asynccontextmanager
+    async def _opened(self, session: uploads.Session) -> AsyncIterator[tuple[session_files.Parts, int]]:
+        parts = session_files.Parts(self._root, session.session_id)
+        try:
+            yield parts, await self._run("open", parts.open)
+        finally:
+            with contextlib.suppress(StoreError):
+                await self._run("close", parts.close)
+
+    async def _run(self, operation: str, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        with store_local.typed(operation):
+            async with asyncio.timeout(self._timeout_seconds):
+                return await loop.run_in_executor(self._pool, function, *args)
+
+    def _create(self, session: uploads.Session, limit: int) -> uploads.Session:
+        placed = replace(session, slot=self._take(session, limit))
+        try:
+            session_files.create(self._root, placed)
+        except BaseException:
+            session_files.remove(self._root, placed.session_id, (session_files.RECORD, ""))
+            self._free(placed.tenant_uid, placed.slot, placed.session_id)
+            raise
+        return placed
+
+    def _take(self, session: uploads.Session, limit: int) -> int:
+        path = PurePosixPath(uploads.slots(session.tenant_uid))
+        with store_files.open_folder(self._root, path, create=True) as where:
+            taken = [int(name) for name in session_files.listing(where) if name.isdigit()]
+            for number in uploads.free_slots(taken, limit):
+                with contextlib.suppress(FileExistsError):  # somebody else was quicker
+                    name = PurePosixPath(uploads.slot(session.tenant_uid, number)).name
+                    session_files.write_new(where, name, session.session_id.encode())
+                    return number
+            raise SessionLimitError(len(session_files.listing(where)))
+
+    def _free(self, tenant_uid: str, number: int, session_id: str) -> None:
+        path = PurePosixPath(uploads.slot(tenant_uid, number))
+        with (
+            contextlib.suppress(FileNotFoundError),
+            store_files.open_folder(self._root, path.parent) as where,
+        ):
+            found = session_files.read(where, path.name)
+            if found is not None and found[0] == session_id.encode():
+                os.unlink(path.name, dir_fd=where)
+
+    def _free_slots(self, before: datetime) -> int:
+        return sum(self._free_stale(key, before) for key in self._slots())
+
+    def _free_stale(self, key: str, before: datetime) -> bool:
+        path = PurePosixPath(key)
+        with store_files.open_folder(self._root, path.parent) as where:
+            found = session_files.read(where, path.name)
+            if found is None or found[1] >= before:
+                return False
+            with contextlib.suppress(ValueError, UnicodeDecodeError):
+                if session_files.head(self._root, found[0].decode()) is not None:
+                    return False
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path.name, dir_fd=where)
+            return True
+
+    def _slots(self) -> Iterator[str]:
+        with contextlib.suppress(FileNotFoundError), store_files.open_folder(self._root, _SESSIONS) as where:
+            for tenant_uid in session_files.listing(where):
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    store_files.open_folder(self._root, _SESSIONS / tenant_uid) as inner,
+                ):
+                    keys = [f"{uploads.SESSIONS}{tenant_uid}/{name}" for name in session_files.listing(inner)]
+                    yield from (key for key in keys if uploads.parse_slot(key))
+
+    def _touch(self, session_id: str) -> None:
+        now = datetime.now(UTC).timestamp()
+        with contextlib.suppress(FileNotFoundError), session_files.folder(self._root) as where:
+            os.utime(session_id, (now, now), dir_fd=where, follow_symlinks=False)
+
+
+def _hash(parts: session_files.Parts, start: int, end: int, update: Callable[[bytes], object]) -> None:
+    for at in range(start, end, BATCH_BYTES):
+        data = parts.read(at, min(BATCH_BYTES, end - at))
+        if not data:
+            raise SessionNotFoundError("the upload's bytes are gone")
+        update(data)

@@ -1,0 +1,134 @@
+"""What every kind of store promises about resumable uploads: their state is in the store, never in a pod.
+
+An offset that a caller has been given is durable: whichever replica is asked next, after whatever restart,
+the bytes before it are there. Two that append at one offset do not wait for each other: one wins, the other
+gets `OffsetError` and stops.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import datetime
+from typing import ClassVar, Final, Protocol
+
+from manifestry.adapters.store_port import Staged, StoreError, TooLargeError
+from manifestry.core import errors, uploads
+
+CHUNK_BYTES: Final = 64 << 10  # how large the pieces of a request's body are, at most
+
+
+class SessionNotFoundError(StoreError):
+    """There is no such session, or its bytes are gone."""
+
+    kind = errors.NOT_FOUND
+
+
+class OffsetError(StoreError):
+    """The bytes do not begin where the stored ones end, or no more may come."""
+
+    kind = errors.CONFLICT
+
+
+class SessionLimitError(StoreError):
+    """The tenant has as many sessions as it may."""
+
+    kind: ClassVar[errors.ErrorKind] = errors.QUOTA_EXCEEDED
+
+    def __init__(self, sessions: int) -> None:
+        super().__init__("the tenant has too many unfinished uploads")
+        self.sessions = sessions
+
+
+class Sessions(Protocol):
+    """The resumable uploads in a store. Every method may raise `StoreUnavailableError`, as the store's do."""
+
+    @property
+    def piece_bytes(self) -> int:
+        """Return how many bytes are held in memory before they are written."""
+        ...
+
+    async def create(self, session: uploads.Session, *, limit: int) -> uploads.Session:
+        """Begin a session in one of the tenant's free slots.
+
+        Returns:
+            The session with its slot.
+
+        Raises:
+            SessionLimitError: the tenant has `limit` sessions or more; exact, however many ask at once.
+        """
+        ...
+
+    async def head(self, session_id: str) -> uploads.State | None:
+        """Return how far a session is, with an offset that is durable; None when there is no such session.
+
+        Raises:
+            KeyPartError: `session_id` is not a UUID.
+        """
+        ...
+
+    async def append(
+        self, session: uploads.Session, offset: int, chunks: AsyncIterator[bytes], *, limit_bytes: int
+    ) -> int:
+        """Store more bytes at the end, and return the new end once they are durable.
+
+        What was taken before an error stays: `head` tells how much that is.
+
+        Raises:
+            OffsetError: `offset` is not the end, or somebody else was quicker, or the session is sealed.
+            SessionNotFoundError: the session is gone.
+            TooLargeError: more than `limit_bytes` came.
+            StoreFullError: no room.
+        """
+        ...
+
+    async def seal(self, session: uploads.Session) -> Staged:
+        """Hash the bytes and let no more come; the result can be published. Safe to repeat.
+
+        Raises:
+            SessionNotFoundError: the session is gone.
+            OffsetError: somebody appended meanwhile.
+        """
+        ...
+
+    async def finish(self, session: uploads.Session) -> None:
+        """Give the slot and the bytes free after they were published; what the session was stays readable."""
+        ...
+
+    async def abort(self, session: uploads.Session) -> None:
+        """Remove a session with everything it has; nothing happens when it is gone."""
+        ...
+
+    def entries(self) -> AsyncGenerator[uploads.State | uploads.Leftover, None]:
+        """Yield every session of every tenant, and what else lies below `uploads/`."""
+        ...
+
+    async def remove(self, leftover: uploads.Leftover) -> None:
+        """Remove bytes that belong to no session."""
+        ...
+
+    async def free_slots(self, before: datetime) -> int:
+        """Free the slots last written before `before` whose sessions are gone; return how many."""
+        ...
+
+    async def close(self) -> None:
+        """Release threads and descriptors."""
+        ...
+
+
+async def pieces(chunks: AsyncIterator[bytes], *, piece_bytes: int, limit_bytes: int) -> AsyncIterator[bytes]:
+    """Yield the stream in pieces of `piece_bytes` to twice a chunk more; none is empty.
+
+    Raises:
+        TooLargeError: more than `limit_bytes` came; the whole pieces before that were yielded.
+    """
+    held: list[bytes] = []
+    held_bytes = total = 0
+    async for chunk in chunks:
+        total += len(chunk)
+        if total > limit_bytes:
+            raise TooLargeError(f"the bytes must not be more than {limit_bytes}")
+        held.append(chunk)
+        held_bytes += len(chunk)
+        if held_bytes >= piece_bytes:
+            yield b"".join(held)
+            held, held_bytes = [], 0
+    if held_bytes:
+        yield b"".join(held)

@@ -1,0 +1,296 @@
+"""Resumable uploads in a bucket: one object per piece, made only if there is none: one writer wins.
+
+A piece at an offset is made only by one who knows that the pieces before it are there: it has listed them, or
+made the last one itself. Pieces are removed only together with their session. So there is never a gap.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import obstore
+from obstore import exceptions as obstore_errors
+
+from manifestry.adapters import sessions_port, store_port, store_remote
+from manifestry.adapters.sessions_port import OffsetError, SessionLimitError, SessionNotFoundError
+from manifestry.adapters.store_port import BlobNotFoundError, Staged, StoreError, StoreUnavailableError
+from manifestry.core import blobkeys, uploads
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ObjectStore
+
+PIECE_BYTES: Final = 8 << 20
+# An append holds the chunks of the piece being filled, their join, and obstore's copy of it: 3 x 8 MiB.
+UPLOAD_BOUND_BYTES: Final = 3 * (PIECE_BYTES + sessions_port.CHUNK_BYTES)
+WINDOW_BYTES: Final = 2 << 20
+# Completing holds the window being staged and the one fetched ahead, besides what staging itself holds.
+COMPLETION_BOUND_BYTES: Final = 2 * WINDOW_BYTES + store_remote.UPLOAD_BOUND_BYTES
+
+_RECORD: Final = "session.json"
+_SEAL: Final = "sealed.json"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The objects of one session."""
+
+    pieces: Mapping[int, int]
+    touched: datetime
+    has_seal: bool
+
+
+class RemoteSessions:
+    """Sessions in a bucket; see `sessions_port.Sessions` for the contract.
+
+    Args:
+        bucket: obstore's client of the store's bucket.
+        objects: the store, for staging what is complete.
+        timeout_seconds: how long one request may take, retries included.
+    """
+
+    piece_bytes = PIECE_BYTES
+
+    def __init__(self, bucket: "ObjectStore", objects: store_port.Store, *, timeout_seconds: float) -> None:
+        self._bucket = bucket
+        self._objects = objects
+        self._timeout_seconds = timeout_seconds
+
+    async def create(self, session: uploads.Session, *, limit: int) -> uploads.Session:
+        """Begin a session in one of the tenant's free slots."""
+        placed = replace(session, slot=await self._take(session, limit))
+        try:
+            await self._put(_key(placed.session_id, _RECORD), uploads.to_bytes(placed))
+        except BaseException:
+            with contextlib.suppress(StoreError):
+                await self.abort(placed)
+            raise
+        return placed
+
+    async def head(self, session_id: str) -> uploads.State | None:
+        """Return how far a session is, None when there is no such session."""
+        record, found = await asyncio.gather(
+            self._read(_key(session_id, _RECORD)), self._listed(blobkeys.upload(session_id))
+        )
+        session = None if record is None else uploads.session_from(record)
+        if session is None or found is None:
+            return None
+        sealed = await self._read(_key(session_id, _SEAL)) if found.has_seal else None
+        seal = None if sealed is None else uploads.seal_from(sealed)
+        pieces = uploads.chain(found.pieces)
+        offset = sum(size for _, size in pieces) if seal is None else seal.size_bytes
+        return uploads.State(session, offset, found.touched, seal, len(pieces))
+
+    async def append(
+        self, session: uploads.Session, offset: int, chunks: AsyncIterator[bytes], *, limit_bytes: int
+    ) -> int:
+        """Store more bytes at the end, and return the new end once they are durable."""
+        async for data in sessions_port.pieces(chunks, piece_bytes=self.piece_bytes, limit_bytes=limit_bytes):
+            if not await self._create(uploads.piece(session.session_id, offset), data):
+                raise OffsetError("the stored bytes do not end there")
+            offset += len(data)
+        return offset
+
+    async def seal(self, session: uploads.Session) -> Staged:
+        """Copy the pieces together, hashing them, and let no more come."""
+        state = await self.head(session.session_id)
+        if state is None:
+            raise SessionNotFoundError("the upload is gone")
+        if state.seal is not None and await self._is_fresh(session):
+            return Staged(*state.seal)
+        found = await self._listed(blobkeys.upload(session.session_id))
+        end = None if state.seal is None else state.seal.size_bytes
+        pieces = uploads.chain(found.pieces if found else {}, end)
+        size_bytes = sum(size for _, size in pieces)
+        if state.seal is not None and size_bytes != state.seal.size_bytes:
+            raise SessionNotFoundError("the upload's bytes are gone")
+        async with contextlib.aclosing(self._windows(session, pieces)) as windows:
+            staged = await self._objects.stage(windows, limit_bytes=size_bytes)
+        await self._put(_key(session.session_id, _SEAL), uploads.to_bytes(uploads.Seal(*staged)))
+        return staged
+
+    async def finish(self, session: uploads.Session) -> None:
+        """Give the slot and the pieces free; the record and the seal stay."""
+        await self._remove_below(session.session_id, keep=frozenset({_RECORD, _SEAL}))
+        await self._free(session)
+
+    async def abort(self, session: uploads.Session) -> None:
+        """Remove a session with everything it has, the record first."""
+        await self._delete(_key(session.session_id, _RECORD))
+        sealed = await self._read(_key(session.session_id, _SEAL))
+        seal = None if sealed is None else uploads.seal_from(sealed)
+        if seal is not None:
+            await self._objects.discard(Staged(*seal))
+        await self._remove_below(session.session_id)
+        await self._free(session)
+
+    async def entries(self) -> AsyncGenerator[uploads.State | uploads.Leftover, None]:
+        """Yield every session, and what else lies below `uploads/`."""
+        listed = await self._call(
+            "list", obstore.list_with_delimiter_async(self._bucket, blobkeys.UPLOADS.rstrip("/"))
+        )
+        for item in listed["objects"]:
+            upload_id = item["path"].removeprefix(blobkeys.UPLOADS)
+            if _is_uuid(upload_id):
+                yield uploads.Leftover(upload_id, item["last_modified"])
+        for prefix in listed["common_prefixes"]:
+            upload_id = prefix.removeprefix(blobkeys.UPLOADS).rstrip("/")
+            if not _is_uuid(upload_id):
+                continue
+            state = await self.head(upload_id)
+            found = None if state else await self._listed(blobkeys.upload(upload_id))
+            if state:
+                yield state
+            elif found:
+                yield uploads.Leftover(upload_id, found.touched)
+
+    async def remove(self, leftover: uploads.Leftover) -> None:
+        """Remove bytes that belong to no session."""
+        await self._delete(blobkeys.upload(leftover.upload_id))
+        await self._remove_below(leftover.upload_id)
+
+    async def free_slots(self, before: datetime) -> int:
+        """Free the slots last written before `before` whose sessions are gone."""
+        freed = 0
+        async for item in self._items(uploads.SESSIONS.rstrip("/")):
+            if uploads.parse_slot(item["path"]) is None or item["last_modified"] >= before:
+                continue
+            data = await self._read(item["path"])
+            session_id = (data or b"").decode("ascii", "replace")
+            if data is None or (_is_uuid(session_id) and await self.head(session_id)):
+                continue
+            await self._delete(item["path"])
+            freed += 1
+        return freed
+
+    async def close(self) -> None:
+        """Do nothing: obstore's connections end with the object."""
+
+    async def _take(self, session: uploads.Session, limit: int) -> int:
+        listed = [item["path"] async for item in self._items(uploads.slots(session.tenant_uid).rstrip("/"))]
+        taken = [found[1] for path in listed if (found := uploads.parse_slot(path))]
+        for number in uploads.free_slots(taken, limit):
+            if await self._create(uploads.slot(session.tenant_uid, number), session.session_id.encode()):
+                return number
+        raise SessionLimitError(max(len(taken), limit))
+
+    async def _free(self, session: uploads.Session) -> None:
+        key = uploads.slot(session.tenant_uid, session.slot)
+        if await self._read(key) == session.session_id.encode():
+            await self._delete(key)
+
+    async def _is_fresh(self, session: uploads.Session) -> bool:
+        found = await self._call("head", obstore.head_async(self._bucket, _key(session.session_id, _SEAL)))
+        return bool(datetime.now(UTC) - found["last_modified"] < uploads.RESEAL_AFTER)
+
+    async def _windows(
+        self, session: uploads.Session, pieces: list[tuple[int, int]]
+    ) -> AsyncGenerator[bytes, None]:
+        windows = [
+            (uploads.piece(session.session_id, offset), start, min(WINDOW_BYTES, size - start))
+            for offset, size in pieces
+            for start in range(0, size, WINDOW_BYTES)
+        ]
+        ahead: asyncio.Task[bytes] | None = None
+        try:
+            for window, following in itertools.pairwise([*windows, None]):
+                assert window is not None  # noqa: S101 - only the last one is None, and never the first of a pair
+                data = await (ahead or self._fetch(*window))
+                ahead = asyncio.create_task(self._fetch(*following)) if following else None
+                yield data
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _fetch(self, key: str, start: int, length: int) -> bytes:
+        try:
+            data = bytes(
+                await self._call(
+                    "seal", obstore.get_range_async(self._bucket, key, start=start, length=length)
+                )
+            )
+        except BlobNotFoundError:
+            raise SessionNotFoundError("the upload's bytes are gone") from None
+        if len(data) != length:
+            raise SessionNotFoundError("the upload's bytes are gone")
+        return data
+
+    async def _listed(self, prefix: str) -> _Listed | None:
+        pieces: dict[int, int] = {}
+        touched: list[datetime] = []
+        has_seal = False
+        async for item in self._items(prefix):
+            name = item["path"].rpartition("/")[2]
+            offset = uploads.parse_piece(name)
+            if offset is not None:
+                pieces[offset] = item["size"]
+            has_seal = has_seal or name == _SEAL
+            touched.append(item["last_modified"])
+        return _Listed(pieces, max(touched), has_seal) if touched else None
+
+    async def _items(self, prefix: str) -> AsyncGenerator["ObjectMeta", None]:
+        pages = obstore.list(self._bucket, prefix).__aiter__()
+        while True:
+            try:
+                page = await self._call("list", pages.__anext__())
+            except StopAsyncIteration:
+                return
+            for item in page:
+                yield item
+
+    async def _remove_below(self, upload_id: str, keep: frozenset[str] = frozenset()) -> None:
+        """Remove an upload's objects, the last piece first: what a cut leaves has no gap."""
+        paths = [item["path"] async for item in self._items(blobkeys.upload(upload_id))]
+        paths = sorted((path for path in paths if path.rpartition("/")[2] not in keep), reverse=True)
+        for path in paths:
+            await self._delete(path)
+
+    async def _create(self, key: str, data: bytes) -> bool:
+        try:
+            await self._write(obstore.put_async(self._bucket, key, data, mode="create"))
+        except obstore_errors.AlreadyExistsError:
+            return False
+        return True
+
+    async def _put(self, key: str, data: bytes) -> None:
+        await self._write(obstore.put_async(self._bucket, key, data, use_multipart=False))
+
+    async def _read(self, key: str) -> bytes | None:
+        try:
+            found = await self._call("read", obstore.get_async(self._bucket, key))
+            return bytes(await self._call("read", found.bytes_async()))
+        except BlobNotFoundError:
+            return None
+
+    async def _delete(self, key: str) -> None:
+        with contextlib.suppress(BlobNotFoundError):
+            await self._call("remove", obstore.delete_async(self._bucket, key))
+
+    async def _call(self, operation: str, request: Awaitable[T]) -> T:
+        with store_remote.typed(operation):
+            async with asyncio.timeout(self._timeout_seconds):
+                return await request
+
+    async def _write(self, request: Awaitable[T]) -> T:
+        try:
+            return await self._call("append", request)
+        except BlobNotFoundError as error:  # what a store says to a write when the bucket is missing
+            raise StoreUnavailableError("the object store has no such bucket (append)") from error
+
+
+def _key(session_id: str, name: str) -> str:
+    return f"{blobkeys.upload(session_id)}/{name}"
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return bool(blobkeys.parse_uuid(text))
+    except blobkeys.KeyPartError:
+        return False

@@ -1,0 +1,34 @@
+"""What the collector and the scrub have done, as metrics."""
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+
+
+class StorageMetrics:
+    """Counters of stored bytes that went, or were read back."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.removed = Counter("manifestry_gc_removed_blobs", "Blobs removed as garbage", registry=registry)
+        self.removed_bytes = Counter(
+            "manifestry_gc_removed_bytes", "Bytes removed as garbage", registry=registry
+        )
+        self.marked = Counter(
+            "manifestry_gc_marked_blobs", "Blobs found without a reference", registry=registry
+        )
+        self.failures = Counter(
+            "manifestry_gc_failures", "Tenants whose garbage could not be collected", registry=registry
+        )
+        self.success = Gauge(
+            "manifestry_gc_success_timestamp_seconds", "End of the last complete run", registry=registry
+        )
+        self.scrubbed_bytes = Counter(
+            "manifestry_scrub_read_bytes", "Bytes read back and hashed", registry=registry
+        )
+        self.findings = Counter(
+            "manifestry_scrub_findings", "Blobs found damaged or missing", ["finding"], registry=registry
+        )
+        self.scrub_failures = Counter(
+            "manifestry_scrub_failures", "Artifacts that could not be read back", registry=registry
+        )
+
+
+METRICS = StorageMetrics(REGISTRY)

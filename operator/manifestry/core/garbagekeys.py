@@ -1,0 +1,85 @@
+"""Keys of what the collector keeps beside the blobs: marks, claims, pins, and bytes found damaged.
+
+Like `blobkeys` they are built from digests and UUIDs only.
+"""
+
+from typing import Final
+
+from manifestry.core import blobkeys, digests
+
+CLAIMS: Final = "gc/"
+OWNER: Final = "gc/owner.json"
+TENANTS: Final = "tenants/"
+_JSON: Final = ".json"
+
+
+def prefix(tenant_uid: str) -> str:
+    """Return the prefix under which everything of a tenant lives.
+
+    Raises:
+        KeyPartError: `tenant_uid` is not a UUID.
+    """
+    return f"{TENANTS}{blobkeys.parse_uuid(tenant_uid)}/"
+
+
+def marks(tenant_uid: str) -> str:
+    """Return the prefix of a tenant's marks."""
+    return prefix(tenant_uid) + "marks/"
+
+
+def mark(tenant_uid: str, digest: str) -> str:
+    """Return the key of the mark that says since when nothing refers to a blob."""
+    return marks(tenant_uid) + digests.hex_of(digest)
+
+
+def claim(tenant_uid: str, digest: str) -> str:
+    """Return the key of the claim that a collector holds while it may remove a blob."""
+    return f"{CLAIMS}{blobkeys.parse_uuid(tenant_uid)}/{digests.hex_of(digest)}"
+
+
+def pins(tenant_uid: str) -> str:
+    """Return the prefix of a tenant's pins."""
+    return prefix(tenant_uid) + "pins/"
+
+
+def pin(tenant_uid: str, artifact_uid: str) -> str:
+    """Return the key of the pin that keeps an artifact's bytes after its deletion."""
+    return f"{pins(tenant_uid)}{blobkeys.parse_uuid(artifact_uid)}{_JSON}"
+
+
+def damaged(tenant_uid: str) -> str:
+    """Return the prefix of a tenant's bytes that did not hash to their digest."""
+    return prefix(tenant_uid) + "damaged/"
+
+
+def quarantine(tenant_uid: str, digest: str) -> str:
+    """Return the key where the damaged bytes of a digest are set aside."""
+    return damaged(tenant_uid) + digests.hex_of(digest)
+
+
+def parse_mark(key: str) -> str | None:
+    """Return the digest of a mark's key, None for any other."""
+    return _digest(key.rpartition("/")[2])
+
+
+def parse_claim(key: str) -> tuple[str, str] | None:
+    """Return (tenant uid, digest) of a claim's key, None for any other."""
+    tenant_uid, _, name = key.removeprefix(CLAIMS).partition("/")
+    digest = _digest(name)
+    return None if digest is None else (tenant_uid, digest)
+
+
+def parse_pin(key: str) -> str | None:
+    """Return the artifact's uid of a pin's key, None for any other."""
+    name = key.rpartition("/")[2]
+    try:
+        return blobkeys.parse_uuid(name.removesuffix(_JSON)) if name.endswith(_JSON) else None
+    except blobkeys.KeyPartError:
+        return None
+
+
+def _digest(name: str) -> str | None:
+    try:
+        return digests.parse(f"{digests.ALGORITHM}:{name}")
+    except digests.DigestError:
+        return None

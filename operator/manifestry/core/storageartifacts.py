@@ -1,0 +1,96 @@
+"""What the storage quota must know about an Artifact: whether it is stored, and how large it is."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from manifestry.core import conditions
+
+Body = Mapping[str, Any]
+
+
+class State(Enum):
+    """Where an Artifact is on its way."""
+
+    AWAITING = "awaiting its bytes from an upload"
+    PENDING = "on its way to be stored"
+    STORED = "stored; it counts in the totals"
+    ENDED = "failed; it does not count"
+
+
+@dataclass(frozen=True)
+class Live:
+    """An Artifact that exists.
+
+    Args:
+        size_bytes: what is stored; for one that is awaited, what has been uploaded of it.
+        since: when it ended; None for unknown.
+    """
+
+    uid: str
+    name: str
+    state: State
+    size_bytes: int = 0
+    since: datetime | None = None
+
+
+def live(body: Body) -> Live:
+    """Return what the quota must know about an Artifact."""
+    metadata = _mapping(body.get("metadata"))
+    uid, name = str(metadata.get("uid", "")), str(metadata.get("name", ""))
+    if is_stored(body):
+        return Live(uid, name, State.STORED, stored_bytes(body))
+    status = _mapping(body.get("status"))
+    stalled = conditions.find(_list(status.get("conditions")), "Stalled")
+    is_current = status.get("observedGeneration") == metadata.get("generation")
+    if is_current and stalled is not None and stalled.get("status") == "True":
+        return Live(uid, name, State.ENDED, 0, _time(stalled.get("lastTransitionTime")))
+    awaiting = any("digest" not in upload for upload in _uploads(body))
+    return Live(uid, name, State.AWAITING if awaiting else State.PENDING, uploaded_bytes(body))
+
+
+def is_stored(body: Body) -> bool:
+    """Tell whether the Artifact's bytes were all stored once; a change of its metadata does not undo that."""
+    return bool(_mapping(_mapping(body.get("status")).get("manifest")).get("digest"))
+
+
+def stored_bytes(body: Body) -> int:
+    """Return the logical size: the sum of the payloads, whatever they share with others."""
+    status = _mapping(body.get("status"))
+    files = _list(status.get("files"))
+    return sum(_size(each) for each in files) if files else _size(_mapping(status.get("artifact")))
+
+
+def uploaded_bytes(body: Body) -> int:
+    """Return how many bytes have been uploaded and recorded."""
+    return sum(_size(upload) for upload in _uploads(body) if "digest" in upload)
+
+
+def _uploads(body: Body) -> Iterator[Body]:
+    spec = _mapping(body.get("spec"))
+    for holder in (spec, *_list(spec.get("files"))):
+        if isinstance(holder.get("upload"), Mapping):
+            yield holder["upload"]
+
+
+def _size(entry: Body) -> int:
+    size_bytes = entry.get("sizeBytes")
+    return size_bytes if isinstance(size_bytes, int) and size_bytes > 0 else 0
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        when = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def _mapping(value: object) -> Body:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> list[Body]:
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []

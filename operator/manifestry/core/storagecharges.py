@@ -1,0 +1,178 @@
+"""The storage ledger as a value: charges for bytes on their way, and totals of what is stored."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+LEDGER: Final = "storage.manifestry"  # a dot: no JobType can have this name
+LEASE: Final = timedelta(seconds=120)  # what a charge is good for that nobody renews
+_NEW: Final = "new."
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What one artifact that is not stored yet takes of the quota; it counts as an artifact, too.
+
+    Args:
+        uid: the Artifact's metadata.uid, or `provisional` of its name while it is being created.
+        name: its name.
+        since: when the charge was made or renewed last, microseconds, UTC.
+        size_bytes: how much is reserved.
+        expires: when bytes that are still awaited are given back; None for `since` and a lease.
+        unused: when repair first found that nobody uses it; the next repair gives it back.
+    """
+
+    uid: str
+    name: str
+    since: datetime
+    size_bytes: int = 0
+    expires: datetime | None = None
+    unused: datetime | None = None
+
+    def is_expired(self, now: datetime) -> bool:
+        """Tell whether whoever sent the bytes has been silent for too long."""
+        return now > (self.expires or self.since + LEASE)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the stored artifacts take; written by the operator only.
+
+    Args:
+        observed: when they were last counted and found different: two equal values were never written twice,
+            so equal `Totals` mean that nothing was committed or counted in between.
+    """
+
+    committed_bytes: int = 0
+    artifact_count: int = 0
+    observed: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Account:
+    """A tenant's storage ledger at one resourceVersion.
+
+    Args:
+        charges: by key.
+        reserved_bytes: their sum, kept in step by `changed`.
+        initialized: the stored artifacts were counted once; before that it may not be trusted.
+        notes: why entries of the stored object were ignored.
+    """
+
+    charges: Mapping[str, Charge] = field(default_factory=dict)
+    totals: Totals = field(default_factory=Totals)
+    reserved_bytes: int = 0
+    initialized: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def artifacts(self) -> int:
+        """Return how many artifacts count."""
+        return self.totals.artifact_count + len(self.charges)
+
+    @property
+    def used_bytes(self) -> int:
+        """Return how many bytes count, stored and on their way."""
+        return self.totals.committed_bytes + self.reserved_bytes
+
+
+def provisional(name: str) -> str:
+    """Return the key of a charge for an artifact that has no uid yet; no uid looks like it."""
+    return f"{_NEW}{name}"
+
+
+def changed(
+    account: Account, *, remove: Iterable[str] = (), put: Iterable[Charge] = (), totals: Totals | None = None
+) -> Account:
+    """Return the account without `remove`, then with `put`, then with `totals`."""
+    charges, reserved = dict(account.charges), account.reserved_bytes
+    for key in remove:
+        old = charges.pop(key, None)
+        reserved -= old.size_bytes if old else 0
+    for charge in put:
+        old = charges.get(charge.uid)
+        reserved += charge.size_bytes - (old.size_bytes if old else 0)
+        charges[charge.uid] = charge
+    return replace(account, charges=charges, reserved_bytes=reserved, totals=totals or account.totals)
+
+
+def build(charges: Iterable[Charge], totals: Totals | None = None, *, initialized: bool = True) -> Account:
+    """Return an account of these charges, the sum taken."""
+    return changed(Account(initialized=initialized), put=charges, totals=totals)
+
+
+def parse(body: Mapping[str, Any]) -> Account:
+    """Read a QuotaLedger for storage; an entry that cannot be read is left out and dropped by the next write.
+
+    References: CRD QuotaLedger `status.holders`, `status.storage`.
+    """
+    status = _mapping(body.get("status"))
+    charges, notes = [], []
+    for key, entry in _mapping(status.get("holders")).items():
+        charge = _parse_charge(key, _mapping(entry))
+        if charge is None:
+            notes.append(f"holder '{key}' cannot be read")
+        else:
+            charges.append(charge)
+    found = _mapping(status.get("storage"))
+    totals = Totals(
+        _count(found.get("committedBytes")),
+        _count(found.get("artifactCount")),
+        _parse_time(found.get("observedTime")),
+    )
+    account = build(charges, totals, initialized=bool(status.get("initializedTime") and totals.observed))
+    return replace(account, notes=tuple(notes))
+
+
+def render(account: Account) -> dict[str, Any]:
+    """Return `holders` and `storage` of the status, sorted: equal accounts give equal bytes."""
+    totals = account.totals
+    storage: dict[str, Any] = {
+        "committedBytes": totals.committed_bytes,
+        "artifactCount": totals.artifact_count,
+    }
+    if totals.observed is not None:
+        storage["observedTime"] = format_time(totals.observed)
+    holders = {key: _render_charge(account.charges[key]) for key in sorted(account.charges)}
+    return {"holders": holders, "storage": storage}
+
+
+def format_time(when: datetime) -> str:
+    """Return an RFC 3339 time in UTC with microseconds."""
+    return when.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _parse_charge(key: str, entry: Mapping[str, Any]) -> Charge | None:
+    name, since = entry.get("name"), _parse_time(entry.get("since"))
+    if not isinstance(name, str) or not name or since is None:
+        return None
+    times = _parse_time(entry.get("expirationTime")), _parse_time(entry.get("unusedTime"))
+    return Charge(key, name, since, _count(entry.get("sizeBytes")), *times)
+
+
+def _render_charge(charge: Charge) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": charge.name, "state": "Reserved", "since": format_time(charge.since)}
+    if charge.size_bytes:
+        entry["sizeBytes"] = charge.size_bytes
+    if charge.expires is not None:
+        entry["expirationTime"] = format_time(charge.expires)
+    if charge.unused is not None:
+        entry["unusedTime"] = format_time(charge.unused)
+    return entry
+
+
+def _parse_time(text: object) -> datetime | None:
+    try:
+        when = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

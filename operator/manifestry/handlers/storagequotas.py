@@ -1,0 +1,238 @@
+"""Storage quotas: charge artifacts before their bytes are stored, count what is stored, wake who waits."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from manifestry.adapters import cluster
+from manifestry.adapters.ledgerbooks import LedgerError, NotReadyError
+from manifestry.core import artifacts, conditions, names, storageartifacts, storagequotas
+from manifestry.core.artifacts import Observed
+from manifestry.core.storageartifacts import Live
+from manifestry.core.storagecharges import LEDGER
+from manifestry.core.storagequotas import Grant, Limits, Wanted
+from manifestry.handlers import keys
+from manifestry.handlers.quotas import AmbiguousTenantError, is_leaving, load, tenant_of
+from manifestry.handlers.registry import Context
+from manifestry.handlers.storagestates import Storage
+
+_logger = logging.getLogger(__name__)
+
+KIND = keys.STORAGE_LEDGER
+COUNT_SHARE = 10.0  # counting may take a tenth of the time, however many artifacts are deleted
+COUNT_PAUSE_SECONDS = 0.5
+
+Body = Mapping[str, Any]
+
+
+async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:  # noqa: ARG001 - one per namespace
+    """Make, count or remove one tenant's ledger as its limits ask for, and wake who has room now.
+
+    Returns:
+        The seconds after which to count once more, when artifacts are deleted faster than that is done.
+    """
+    storage = ctx.storage
+    if storage is None:
+        return None
+    await load(ctx)
+    try:
+        tenant = await tenant_of(ctx, namespace)
+    except AmbiguousTenantError:
+        return None
+    if tenant is None or is_leaving(ctx, namespace):
+        return None
+    limits, again = limits_of(ctx, tenant), None
+    if limits.is_set:
+        again = await _count(ctx, storage, namespace)
+    else:
+        await _lift(storage, namespace)
+    if limits.is_set and namespace in storage.waiting:
+        await storage.books.exists(namespace)  # the facade may have given something back: read it anew
+    for waiting in storage.wakeable(namespace, limits):
+        ctx.queue.add((names.ARTIFACTS.kind, namespace, waiting))
+    return again
+
+
+async def resync(ctx: Context) -> None:
+    """Count every limited tenant's artifacts, remove the ledgers of the others, give back what nobody uses.
+
+    Raises:
+        LedgerError, ApiError: one could not be counted; readiness must not count this run as a success.
+    """
+    if ctx.storage is None:
+        return
+    await load(ctx)
+    storage, failed = ctx.storage, []
+    ledgers, _ = await ctx.client.list(names.QUOTA_LEDGERS, field_selector=f"metadata.name={LEDGER}")
+    kept = {body["metadata"]["namespace"] for body in ledgers}
+    for namespace in tuple(ctx.caches.namespaces):
+        tenant = ctx.caches.tenant(namespace)
+        if tenant is None or is_leaving(ctx, namespace):
+            continue
+        try:
+            if limits_of(ctx, tenant).is_set:
+                await recount(ctx, storage, namespace)
+                ctx.queue.add((KIND, namespace, LEDGER))
+            elif namespace in kept:
+                await _lift(storage, namespace)
+        except (LedgerError, cluster.ApiError) as error:
+            if not is_leaving(ctx, namespace):
+                failed.append(error)
+    if failed:
+        raise failed[0]
+
+
+async def charge(ctx: Context, observed: Observed) -> Observed:
+    """Return the artifact with its condition QuotaReserved: charged, waiting for room, or too large.
+
+    Raises:
+        LedgerError, ApiError: nothing is known; the queue tries again.
+    """
+    storage, tenant = ctx.storage, observed.tenant
+    if storage is None or tenant is None:
+        return observed
+    await load(ctx)
+    metadata, limits = observed.body["metadata"], limits_of(ctx, tenant.name)
+    namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+    if not limits.is_set:
+        storage.forget(namespace, name)
+        await _lift(storage, namespace)
+        return observed
+    size_bytes = artifacts.needed_bytes(observed, ctx.clock.now())
+    if size_bytes is None:
+        return observed
+    if storageartifacts.is_stored(observed.body):
+        return replace(observed, quota=storagequotas.condition("Reserved", size_bytes, limits))
+    wanted = Wanted(uid, name, max(size_bytes, storage.remembered(namespace, name, uid)))
+    grant = await _reserve(ctx, storage, namespace, wanted, limits)
+    if grant.reason == "Reserved":
+        storage.forget(namespace, name)
+    else:
+        storage.wait(namespace, wanted)
+    return replace(observed, quota=storagequotas.condition(grant.reason, wanted.size_bytes, limits))
+
+
+async def settle(ctx: Context, before: Body, after: Body) -> None:
+    """Turn the charge of an artifact that is stored into a part of the totals.
+
+    Args:
+        ctx: the operator's ports.
+        before: the Artifact as it was read.
+        after: the Artifact as it was written.
+    """
+    storage = ctx.storage
+    if storage is None or not storageartifacts.is_stored(after):
+        return
+    namespace, uid = after["metadata"]["namespace"], after["metadata"]["uid"]
+    account, was_stored = storage.books.account(namespace), storageartifacts.is_stored(before)
+    if account is None or (was_stored and uid not in account.charges):
+        return
+    try:
+        done = await storage.books.commit(namespace, uid, storageartifacts.stored_bytes(after))
+    except NotReadyError:
+        done = False
+    if not done and not was_stored:
+        count_soon(ctx, namespace)
+
+
+def count_soon(ctx: Context, namespace: str) -> None:
+    """Ask for a count: an artifact has gone, or was stored without a charge."""
+    if ctx.storage is None:
+        return
+    tenant = ctx.caches.tenant(namespace)
+    if tenant is not None and limits_of(ctx, tenant).is_set:
+        ctx.storage.stale.add(namespace)
+        ctx.queue.add((KIND, namespace, LEDGER))
+
+
+def gone(ctx: Context, namespace: str, name: str) -> None:
+    """Note that an artifact does not exist any more."""
+    if ctx.storage is not None:
+        ctx.storage.forget(namespace, name)
+        count_soon(ctx, namespace)
+
+
+def over_limit(ctx: Context, namespace: str, tenant: str) -> str:
+    """Return what a tenant stores when that is above its limits, else nothing."""
+    account = ctx.storage.books.account(namespace) if ctx.storage is not None else None
+    limits = limits_of(ctx, tenant)
+    if account is None or not storagequotas.is_over(account, limits):
+        return ""
+    return storagequotas.describe(tenant, storagequotas.usage(account, limits))
+
+
+def limits_of(ctx: Context, tenant: str) -> Limits:
+    """Return the limits that hold now."""
+    return storagequotas.limits_for(tenant, ctx.caches.tenant_quotas.values())
+
+
+async def recount(ctx: Context, storage: Storage, namespace: str) -> None:
+    """Count a tenant's artifacts; give back at once what was found unused, in two steps."""
+    started, is_new = ctx.clock.monotonic(), not _is_ready(storage, namespace)
+    storage.free.discard(namespace)
+    storage.stale.discard(namespace)
+    seen: list[Body] = []
+
+    async def observe() -> list[Live]:
+        seen[:], _ = await ctx.client.list(names.ARTIFACTS, namespace)
+        return [storageartifacts.live(body) for body in seen]
+
+    try:
+        found = await storage.books.recount(namespace, observe)
+        if found.marked:
+            found = await storage.books.recount(namespace, observe)
+    except (LedgerError, cluster.ApiError):
+        storage.stale.add(namespace)
+        raise
+    ended = ctx.clock.monotonic()
+    storage.not_before[namespace] = ended + max(COUNT_PAUSE_SECONDS, COUNT_SHARE * (ended - started))
+    if found.released:
+        _logger.info("storage ledger repaired", extra={"namespace": namespace, **_causes(found.released)})
+    if is_new:  # those under way have no charge yet
+        for body in seen:
+            if conditions.kstatus(body) == "InProgress":
+                ctx.queue.add((names.ARTIFACTS.kind, namespace, body["metadata"]["name"]))
+
+
+async def _count(ctx: Context, storage: Storage, namespace: str) -> float | None:
+    if _is_ready(storage, namespace) or await _is_live(storage, namespace):
+        if namespace not in storage.stale:
+            return None
+        wait = storage.not_before.get(namespace, 0.0) - ctx.clock.monotonic()
+        if wait > 0:
+            return wait
+    await recount(ctx, storage, namespace)
+    return None
+
+
+async def _lift(storage: Storage, namespace: str) -> None:
+    """Without a limit nothing is counted, so a ledger from before must not be trusted later."""
+    if namespace in storage.free:
+        return
+    if await storage.books.exists(namespace):
+        await storage.books.remove(namespace)
+    storage.free.add(namespace)
+
+
+async def _reserve(ctx: Context, storage: Storage, namespace: str, wanted: Wanted, limits: Limits) -> Grant:
+    storage.free.discard(namespace)
+    try:
+        return await storage.books.reserve(namespace, wanted, limits)
+    except NotReadyError:
+        await recount(ctx, storage, namespace)
+        return await storage.books.reserve(namespace, wanted, limits)
+
+
+def _is_ready(storage: Storage, namespace: str) -> bool:
+    account = storage.books.account(namespace)
+    return account is not None and account.initialized
+
+
+async def _is_live(storage: Storage, namespace: str) -> bool:
+    return await storage.books.exists(namespace) and _is_ready(storage, namespace)
+
+
+def _causes(released: Mapping[str, str]) -> dict[str, int]:
+    causes = list(released.values())
+    return {cause: causes.count(cause) for cause in set(causes)}

@@ -1,0 +1,49 @@
+"""What the operator remembers of the storage quotas; all of it can be lost, a resync finds it again."""
+
+from dataclasses import dataclass, field
+
+from manifestry.adapters import storagebooks
+from manifestry.core.storagequotas import Limits, Wanted, fits
+
+
+@dataclass
+class Storage:
+    """The storage quotas of this process.
+
+    Args:
+        books: the storage ledgers.
+        waiting: by namespace and name, the charges that found no room, the oldest first.
+        stale: namespaces whose totals must be counted, because an artifact has gone.
+        free: namespaces that are known to have no limit and no ledger.
+        not_before: monotonic time of the earliest next count, by namespace.
+    """
+
+    books: storagebooks.StorageBooks
+    waiting: dict[str, dict[str, Wanted]] = field(default_factory=dict)
+    stale: set[str] = field(default_factory=set)
+    free: set[str] = field(default_factory=set)
+    not_before: dict[str, float] = field(default_factory=dict)
+
+    def wait(self, namespace: str, wanted: Wanted) -> None:
+        """Remember that an artifact waits for room; it keeps its place."""
+        self.waiting.setdefault(namespace, {})[wanted.name] = wanted
+
+    def forget(self, namespace: str, name: str) -> None:
+        """Forget that an artifact waits."""
+        names = self.waiting.get(namespace, {})
+        names.pop(name, None)
+        if not names:
+            self.waiting.pop(namespace, None)
+
+    def remembered(self, namespace: str, name: str, uid: str) -> int:
+        """Return how much an artifact was found to need, 0 for unknown."""
+        wanted = self.waiting.get(namespace, {}).get(name)
+        return wanted.size_bytes if wanted is not None and wanted.uid == uid else 0
+
+    def wakeable(self, namespace: str, limits: Limits) -> list[str]:
+        """Return the names of those that wait and have room by what this process knows, one by one."""
+        waiting = self.waiting.get(namespace, {})
+        account = self.books.account(namespace)
+        if account is None or not limits.is_set:
+            return list(waiting)
+        return [name for name, wanted in waiting.items() if fits(account, wanted, limits)]

@@ -1,0 +1,193 @@
+"""Downloads beside the reconciles: bounded, fair, remembered, tried again, dropped."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from manifestry.adapters import fetchqueues, store
+from manifestry.core import fetches
+from manifestry.core.fetches import Failure, Fetched, FetchError, Order, Outcome, Pending
+from tests.unit.adapters.fakeclock import FakeClock
+
+SOON = Failure("SourceUnavailable", "m", "soon")
+SELDOM = Failure("InvalidSource", "m", "seldom")
+NEVER = Failure("TooLarge", "m", "never")
+
+
+@dataclass
+class Servers:
+    """Ends each fetch when the test says so."""
+
+    under_way: dict[str, list[asyncio.Future[Fetched]]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
+    woken: list[tuple[str, str]] = field(default_factory=list)
+
+    async def fetch(self, order: Order, _: object) -> Fetched:
+        self.asked.append(order.url)
+        waiting: asyncio.Future[Fetched] = asyncio.get_running_loop().create_future()
+        self.under_way.setdefault(order.url, []).append(waiting)
+        try:
+            return await waiting
+        finally:
+            self.under_way[order.url].remove(waiting)
+
+    async def discard(self, staged: store.Staged) -> None:
+        self.discarded.append(staged.upload_id)
+
+    async def end(self, url: str, outcome: Fetched | Failure | Exception) -> None:
+        waiting = self.under_way[url][0]
+        if isinstance(outcome, Fetched):
+            waiting.set_result(outcome)
+        else:
+            waiting.set_exception(FetchError(outcome) if isinstance(outcome, Failure) else outcome)
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
+def fetched(name: str) -> Fetched:
+    return Fetched(f"upload-{name}", "sha256:" + "a" * 64, 5)
+
+
+@dataclass
+class World:
+    servers: Servers
+    clock: FakeClock
+    queue: fetchqueues.FetchQueue
+
+    async def look(
+        self, *urls: str, name: str = "a", namespace: str = "team", **changes: Any
+    ) -> Mapping[str, Outcome]:
+        orders = {url: Order(url) for url in urls}
+        wanted = {"uid": "u1", "generation": 1, "retry_seconds": 1.0, **changes}
+        found = self.queue.look(fetchqueues.Wanted(namespace, name, orders=orders, **wanted))
+        await settle()
+        return found
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    servers, clock = Servers(), FakeClock()
+    queue = fetchqueues.FetchQueue(
+        servers,
+        cast("store.Store", servers),
+        slots=4,
+        wake=lambda *key: servers.woken.append(key),
+        clock=clock,
+    )
+    yield World(servers, clock, queue)
+    await queue.close()
+    assert queue.running == 0
+
+
+async def test_a_fetch_runs_once_and_wakes_its_artifact(world: World) -> None:
+    assert await world.look("x") == {"x": Pending()}
+    assert await world.look("x") == {"x": Pending()}
+    assert world.servers.asked == ["x"]
+    await world.servers.end("x", fetched("x"))
+    assert world.servers.woken == [("team", "a")]
+    assert await world.look("x") == await world.look("x") == {"x": fetched("x")}
+    assert world.servers.asked == ["x"]
+    world.queue.forget("team", "a")
+    await settle()
+    assert world.servers.discarded == ["upload-x"]
+    world.queue.forget("team", "a")
+
+
+@pytest.mark.parametrize(("failure", "seconds"), [(SOON, 1.0), (SELDOM, fetches.REFUSED_RETRY_SECONDS)])
+async def test_a_failure_is_remembered_and_tried_again_in_time(
+    world: World, failure: Failure, seconds: float
+) -> None:
+    await world.look("x")
+    await world.servers.end("x", failure)
+    assert await world.look("x", retry_seconds=5.0) == {"x": failure}
+    await world.clock.advance(seconds - 0.1)
+    assert await world.look("x") == {"x": failure}
+    await world.clock.advance(0.1)
+    assert await world.look("x") == {"x": Pending(failure)}
+    assert world.servers.asked == ["x", "x"]
+    await world.servers.end("x", fetched("x"))
+    assert await world.look("x") == {"x": fetched("x")}
+
+
+async def test_what_cannot_change_is_asked_for_again_only_when_the_publisher_acts(world: World) -> None:
+    await world.look("x")
+    await world.servers.end("x", NEVER)
+    await world.clock.advance(1e6)
+    assert await world.look("x") == {"x": NEVER}
+    assert await world.look("x", generation=2) == {"x": Pending()}
+    assert await world.look("x", generation=3) == {"x": Pending()}
+    assert world.servers.asked == ["x", "x"]
+    assert await world.look("x", uid="u2") == {"x": Pending()}
+    assert len(world.servers.under_way["x"]) == 1
+
+
+async def test_one_refused_file_ends_the_others(world: World) -> None:
+    await world.look("x", "y", "z")
+    await world.servers.end("y", fetched("y"))
+    await world.servers.end("x", SELDOM)
+    assert await world.look("x", "y", "z") == {"x": SELDOM}
+    assert world.servers.discarded == ["upload-y"]
+    assert world.queue.running == 0
+    await world.clock.advance(fetches.REFUSED_RETRY_SECONDS)
+    assert await world.look("x", "y", "z") == {"x": Pending(SELDOM), "y": Pending(), "z": Pending()}
+
+
+async def test_a_server_that_does_not_answer_keeps_the_other_files(world: World) -> None:
+    await world.look("x", "y")
+    await world.servers.end("y", fetched("y"))
+    await world.servers.end("x", SOON)
+    assert await world.look("x", "y") == {"x": SOON, "y": fetched("y")}
+
+
+async def test_slots_are_shared_fairly(world: World) -> None:
+    for number in range(10):
+        await world.look(f"slow{number}", name=f"a{number}", namespace="many")
+    assert world.queue.running == 2  # half of the slots for one tenant
+    for number in range(3):
+        await world.look(f"one{number}", name=f"a{number}", namespace="other")
+    assert world.servers.asked == ["slow0", "slow1", "one0", "one1"]
+    await world.look("third", namespace="third")
+    await world.servers.end("slow0", fetched("slow0"))
+    assert world.servers.asked[4:] == ["third"]  # the others have their share
+    await world.servers.end("third", fetched("third"))
+    assert world.servers.asked[5:] == ["slow2"]
+    world.queue.forget("many", "a3")
+    await world.servers.end("slow1", fetched("slow1"))
+    assert world.servers.asked[6:] == ["slow4"]
+
+
+async def test_a_fetch_that_is_dropped_before_it_begins_frees_its_slot(world: World) -> None:
+    orders = {"x": Order("x")}
+    world.queue.look(fetchqueues.Wanted("team", "a", "u1", 1, orders, 1.0))
+    world.queue.forget("team", "a")
+    await settle()
+    assert (world.queue.running, world.servers.asked) == (0, [])
+
+
+async def test_an_unexpected_error_is_a_failure_that_is_tried_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.look("x")
+    await world.servers.end("x", RuntimeError("bug"))
+    (found,) = (await world.look("x")).values()
+    assert isinstance(found, Failure)
+    assert (found.retry, "bug" in found.message) == ("soon", False)
+    assert "fetch failed" in caplog.text
+
+
+async def test_closing_stops_and_drops_everything(world: World) -> None:
+    await world.look("x", "y")
+    await world.look("z", name="b")
+    await world.servers.end("x", fetched("x"))
+    await world.queue.close()
+    assert world.servers.discarded == ["upload-x"]
+    assert world.queue.running == 0
+    assert not any(world.servers.under_way.values())

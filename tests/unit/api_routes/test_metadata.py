@@ -1,0 +1,466 @@
+"""Metadata over REST: filters, labels, PATCH and PUT, preconditions, deletion while in use, manifests."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from manifestry.adapters import cluster, store
+from manifestry.core import names
+from manifestry_api import updates, views
+from tests.unit.api import world
+from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Reply, Site, condition
+
+INLINE = {"mediaType": "text/plain", "inline": {"text": "hello"}}
+DIGEST = f"sha256:{'ab' * 32}"
+OTHER = f"sha256:{'cd' * 32}"
+MERGE = {"Content-Type": "application/merge-patch+json", "Prefer": "respond-async"}
+JSON = {"Content-Type": "application/json", "Prefer": "respond-async"}
+STALE = '"00.0"'
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "PAUSE_SECONDS", 0.001)
+
+
+def artifact(name: str, **changes: Any) -> dict[str, Any]:
+    """Return an Artifact as kubectl would make it, observed by the operator."""
+    metadata = {"name": name, "namespace": NAMESPACE, "generation": 1, **changes.pop("metadata", {})}
+    spec = {**INLINE, **changes}
+    return {"metadata": metadata, "spec": spec, "status": {"observedGeneration": 1}}
+
+
+async def put(site: Site, *bodies: dict[str, Any]) -> None:
+    """Store Artifacts and wait until the facade has seen them."""
+    for body in bodies:
+        made = site.cluster.put(names.ARTIFACTS, body)
+    mirror, key = site.world.ports.caches.artifacts, (NAMESPACE, made["metadata"]["name"])
+    version = made["metadata"]["resourceVersion"]
+    assert await mirror.wait_for(key, lambda found: found["metadata"]["resourceVersion"] == version, 5)
+
+
+def stored(site: Site, name: str) -> dict[str, Any]:
+    found = site.cluster.find(names.ARTIFACTS, name, NAMESPACE)
+    assert found is not None
+    return found
+
+
+async def change(site: Site, method: str, body: Any, **headers: str) -> Reply:
+    sent = {**(MERGE if method == "PATCH" else JSON), **{k.replace("_", "-"): v for k, v in headers.items()}}
+    return await site.call(method, "/artifacts/a", body, role="publisher", headers=sent)
+
+
+async def test_a_patch_changes_what_it_names_and_nothing_else(site: Site) -> None:
+    await put(site, artifact("a", project="apollo", annotations={"x": "1", "y": "2"}))
+    wanted = {"project": "gemini", "annotations": {"y": None, "z": "3"}, "labels": {"team": "red"}}
+    answer = await change(site, "PATCH", wanted)
+    assert answer.status == 202, answer.json  # nobody observes here
+    views.ArtifactView.model_validate(answer.json)
+    assert answer.json["annotations"] == {"x": "1", "z": "3"}
+    assert (answer.json["project"], answer.json["labels"]) == ("gemini", {"team": "red"})
+    found = stored(site, "a")
+    assert found["metadata"]["labels"] == {"team": "red", names.PROJECT_LABEL: "gemini"}
+    assert found["spec"] == {**INLINE, "project": "gemini", "annotations": {"x": "1", "z": "3"}}
+    assert answer.headers["ETag"] == (await site.call("GET", "/artifacts/a")).headers["ETag"]
+    assert site.cluster.writes[-1][2].groups == ("manifestry:publisher",)
+
+
+async def test_labels_alone_need_no_operator(site: Site) -> None:
+    await put(site, artifact("a"))
+    answer = await change(site, "PATCH", {"labels": {names.PROTECTED_LABEL: "true"}})
+    assert answer.status == 200
+    assert (await site.call("DELETE", "/artifacts/a")).status == 409
+    answer = await change(site, "PATCH", {"labels": {names.PROTECTED_LABEL: None}})
+    assert "labels" not in answer.json
+    assert (await site.call("DELETE", "/artifacts/a")).status == 204
+
+
+async def test_what_is_so_already_is_not_written(site: Site) -> None:
+    await put(site, artifact("a", project="apollo"))
+    read = await site.call("GET", "/artifacts/a")
+    for method, body in (("PATCH", {}), ("PATCH", {"project": "apollo"}), ("PUT", read.json)):
+        answer = await change(site, method, body, If_Match=read.headers["ETag"])
+        assert (answer.status, answer.headers["ETag"]) == (200, read.headers["ETag"])
+    assert site.cluster.writes == []
+
+
+async def test_a_put_replaces(site: Site) -> None:
+    await put(site, artifact("a", project="apollo", annotations={"x": "1"}, metadata={"labels": {"t": "u"}}))
+    read = (await site.call("GET", "/artifacts/a")).json
+    answer = await change(site, "PUT", {**read, "annotations": {"y": "2"}, "project": None})
+    assert answer.status == 202, answer.json
+    assert answer.json["annotations"] == {"y": "2"}
+    assert "project" not in answer.json
+    assert answer.json["labels"] == {"t": "u"}
+    assert stored(site, "a")["spec"] == {**INLINE, "annotations": {"y": "2"}}
+
+
+async def test_the_answer_waits_for_the_manifest(site: Site) -> None:
+    await put(site, artifact("a"))
+    changing = asyncio.create_task(change(site, "PATCH", {"fileName": "x.txt"}, Prefer="wait=10"))
+    async with asyncio.timeout(5):
+        while stored(site, "a")["metadata"]["generation"] == 1:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.01)
+    site.make_ready("a", store.Blob(DIGEST, 5), store.Blob(OTHER, 9))
+    answer = await changing
+    assert (answer.status, answer.json["manifest"]["digest"]) == (200, OTHER)
+    assert answer.headers["Preference-Applied"] == "wait=10"
+    again = await change(site, "PATCH", {"labels": {"a": "b"}}, If_Match=answer.headers["ETag"])
+    assert again.status == 200
+
+
+BAD: list[tuple[Any, str, str | None]] = [
+    ({"mediaType": "a/b"}, "immutable-field", "/mediaType"),
+    ({"inline": {"text": "other"}}, "immutable-field", "/inline/text"),
+    ({"digest": OTHER}, "immutable-field", "/digest"),
+    ({"sizeBytes": 1}, "immutable-field", "/sizeBytes"),
+    ({"upload": {}}, "immutable-field", "/upload"),
+    ({"id": "b"}, "immutable-field", "/id"),
+    ({"status": "failed"}, "immutable-field", "/status"),
+    ({"bogus": 1}, "validation-failed", "/bogus"),
+    ({"project": "-"}, "validation-failed", "/project"),
+    ({"project": 5}, "validation-failed", "/project"),
+    ({"annotations": {"a": 5}}, "validation-failed", "/annotations/a"),
+    ({"annotations": {"a": {"b": "c"}}}, "validation-failed", "/annotations/a"),
+    ({"annotations": {f"k{n}": "v" for n in range(33)}}, "validation-failed", "/annotations"),
+    ({"annotations": [1]}, "validation-failed", "/annotations"),
+    ({"labels": {"a b": "c"}}, "validation-failed", "/labels/a b"),
+    ({"labels": {"a": "-"}}, "validation-failed", "/labels/a"),
+    ({"labels": {"manifestry.dev/tenant": "x"}}, "validation-failed", "/labels/manifestry.dev~1tenant"),
+    ({"labels": {names.PROJECT_LABEL: "x"}}, "validation-failed", "/labels/manifestry.dev~1project"),
+    ({"fileName": "../x"}, "validation-failed", "/fileName"),
+    ({"fileName": "x\r\nSet-Cookie: y"}, "validation-failed", "/fileName"),
+    ({"deletionPolicy": "Never"}, "validation-failed", "/deletionPolicy"),
+    ({"subjectRef": {"name": "../b"}}, "validation-failed", "/subjectRef/name"),
+    ({"subjectRef": {"name": "b", "namespace": "c"}}, "validation-failed", "/subjectRef/namespace"),
+    ({"derivedFromRefs": [{"name": "B"}]}, "validation-failed", "/derivedFromRefs/0/name"),
+    ([], "validation-failed", ""),
+    ("x", "validation-failed", ""),
+]
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+@pytest.mark.parametrize(("body", "code", "pointer"), BAD)
+async def test_a_bad_change_names_its_field_and_writes_nothing(
+    site: Site, method: str, body: Any, code: str, pointer: str
+) -> None:
+    await put(site, artifact("a"))
+    answer = await change(site, method, body)
+    assert (answer.status, answer.json["code"]) == (422, code)
+    assert pointer in [each["pointer"] for each in answer.json["errors"]]
+    assert "must" in answer.json["detail"]
+    assert site.cluster.writes == []
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "data", "status"),
+    [
+        ("PATCH", {"Content-Type": "application/json"}, b"{}", 415),
+        ("PATCH", {"Content-Type": "application/json-patch+json"}, b"[]", 415),
+        ("PATCH", {}, b"{}", 415),
+        ("PUT", {"Content-Type": "application/merge-patch+json"}, b"{}", 415),
+        ("PATCH", {"Content-Type": "Application/Merge-Patch+JSON; charset=UTF-8"}, b"{}", 200),
+        ("PATCH", MERGE, b"{", 400),
+        ("PATCH", MERGE, b'{"project":"a","project":"b"}', 400),
+        ("PATCH", MERGE, b'{"annotations":' * 70 + b"{}" + b"}" * 70, 400),
+        ("PATCH", MERGE, b'{"sizeBytes": 1e999}', 400),
+        ("PATCH", MERGE, b'{"fileName": "\\ud800"}', 400),
+        ("PATCH", MERGE, b'{"fileName": "\\uD83D\\uDE00"}', 202),
+        ("PATCH", MERGE, b'{"a":"' + b"x" * (1 << 20) + b'"}', 413),
+    ],
+)
+async def test_bodies_of_a_change(
+    site: Site, method: str, headers: dict[str, str], data: bytes, status: int
+) -> None:
+    await put(site, artifact("a"))
+    sent = {"Content-Type": "", **headers}
+    answer = await site.call(method, "/artifacts/a", data=data, headers=sent)
+    assert answer.status == status, answer.json
+    if status == 415 and method == "PATCH":
+        assert answer.headers["Accept-Patch"] == "application/merge-patch+json"
+
+
+async def test_a_refusal_by_the_schema_points_into_the_rest_body(site: Site) -> None:
+    await put(site, artifact("a"))
+    causes = [{"field": "spec.annotations", "message": "must be few", "reason": "FieldValueInvalid"}]
+
+    def refuse(*_: Any) -> None:
+        raise cluster.InvalidError(422, "Invalid", "Artifact is invalid", {"causes": causes})
+
+    site.cluster.before_write = refuse
+    answer = await change(site, "PATCH", {"annotations": {"a": "b"}})
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, "/annotations")
+
+
+def meanwhile(site: Site, act: Callable[[int], None], times: int) -> None:
+    """Let somebody else write between the facade's read and its write."""
+    calls = itertools.count()
+
+    def interfere(verb: str, resource: names.Resource, _: Any) -> None:
+        if resource is names.ARTIFACTS and verb in {"patch", "delete"} and (number := next(calls)) < times:
+            act(number)
+
+    site.cluster.before_write = interfere
+
+
+def relabel(site: Site) -> Callable[[int], None]:
+    def act(number: int) -> None:
+        found = stored(site, "a")
+        site.cluster.put(
+            names.ARTIFACTS, {**found, "metadata": {**found["metadata"], "labels": {"n": str(number)}}}
+        )
+
+    return act
+
+
+async def test_a_change_goes_over_what_was_written_meanwhile(site: Site) -> None:
+    await put(site, artifact("a"))
+    meanwhile(site, relabel(site), 3)
+    answer = await change(site, "PATCH", {"labels": {"mine": "x"}})
+    assert (answer.status, answer.json["labels"]) == (200, {"n": "2", "mine": "x"})
+
+
+async def test_a_change_that_never_gets_through_is_busy(site: Site) -> None:
+    await put(site, artifact("a"))
+    meanwhile(site, relabel(site), 1000)
+    answer = await change(site, "PATCH", {"fileName": "x"})
+    assert (answer.status, answer.json["code"]) == (503, "busy")
+    assert answer.headers["Retry-After"]
+
+
+async def test_a_condition_is_checked_again_when_somebody_was_faster(site: Site) -> None:
+    await put(site, artifact("a"))
+    current = (await site.call("GET", "/artifacts/a")).headers["ETag"]
+    for send in (
+        lambda: change(site, "PATCH", {"fileName": "x"}, If_Match=current),
+        lambda: site.call("DELETE", "/artifacts/a", headers={"If-Match": current}),
+    ):
+        meanwhile(site, relabel(site), 1)
+        answer = await send()
+        assert (answer.status, answer.json["code"]) == (412, "precondition-failed")
+    meanwhile(site, relabel(site), 1)
+    assert (await site.call("DELETE", "/artifacts/a", headers={"If-Match": "*"})).status == 204
+
+
+async def test_one_of_many_with_the_same_tag_wins(site: Site) -> None:
+    await put(site, artifact("a"))
+    current = (await site.call("GET", "/artifacts/a")).headers["ETag"]
+    answers = await asyncio.gather(
+        *(change(site, "PATCH", {"fileName": f"f{n}"}, If_Match=current) for n in range(20))
+    )
+    assert sorted(answer.status for answer in answers) == [202] + [412] * 19
+    (winner,) = [answer for answer in answers if answer.status == 202]
+    assert stored(site, "a")["spec"]["fileName"] == winner.json["fileName"]
+
+
+async def test_what_is_not_there_is_404_whatever_the_conditions(site: Site) -> None:
+    for method in ("GET", "HEAD", "DELETE"):
+        answer = await site.call(method, "/artifacts/a", headers={"If-Match": STALE, "If-None-Match": "*"})
+        assert answer.status == 404
+    for method in ("PATCH", "PUT"):
+        assert (await change(site, method, {}, If_Match="*")).status == 404
+
+
+# RFC 9110 section 13. C is the current tag, W the same one weak, O another; None means the header is absent.
+CONDITIONS = [
+    (None, None, 200, "ok"),
+    ("C", None, 200, "ok"),
+    ("*", None, 200, "ok"),
+    ("O, C", None, 200, "ok"),
+    ("O", None, 412, 412),
+    ("W", None, 412, 412),
+    ("", None, 412, 412),
+    ("junk", None, 412, 412),
+    (None, "C", 304, 412),
+    (None, "W", 304, 412),
+    (None, "*", 304, 412),
+    (None, "O, W", 304, 412),
+    (None, "O", 200, "ok"),
+    (None, "", 200, "ok"),
+    ("C", "O", 200, "ok"),
+    ("C", "C", 304, 412),
+    ("O", "C", 412, 412),
+    ("O", "O", 412, 412),
+]
+
+
+@pytest.mark.parametrize("kind", ["artifacts", "jobs"])
+@pytest.mark.parametrize(("if_match", "if_none_match", "read", "write"), CONDITIONS)
+async def test_conditional_requests(
+    site: Site, kind: str, if_match: str | None, if_none_match: str | None, read: int, write: int | str
+) -> None:
+    await put(site, artifact("a"))
+    await site.call("POST", "/jobs", {"name": "a", "jobType": "render", "parameters": {"frames": 1}})
+    path = f"/{kind}/a"
+    current = (await site.call("GET", path)).headers["ETag"]
+    forms = {"C": current, "W": f"W/{current}", "O": '"other"'}
+
+    def tags(text: str) -> str:
+        return ", ".join(forms.get(part, part) for part in text.split(", "))
+
+    given = {"If-Match": if_match, "If-None-Match": if_none_match}
+    headers = {name: tags(text) for name, text in given.items() if text is not None}
+    dated = {**headers, "If-Modified-Since": "Mon, 04 May 2099 03:02:01 GMT"}
+    for method, sent in (("GET", headers), ("HEAD", headers), ("GET", dated)):
+        answer = await site.call(method, path, headers=sent)
+        assert answer.status == read
+        if read != 412:
+            assert answer.headers["ETag"] == current
+        if method == "HEAD" or read == 304:
+            assert answer.data == b""
+    if kind == "artifacts":
+        for method in ("PATCH", "PUT"):
+            media_type = (MERGE if method == "PATCH" else JSON)["Content-Type"]
+            answer = await site.call(method, path, {}, headers={**headers, "Content-Type": media_type})
+            assert answer.status == (200 if write == "ok" else write)
+    else:
+        answer = await site.call("POST", f"{path}/suspend", headers=headers)
+        assert answer.status == (202 if write == "ok" else write)
+        if write == "ok":
+            return
+    since = {**headers, "If-Unmodified-Since": "Mon, 04 May 1998 03:02:01 GMT"}
+    deleted = await site.call("DELETE", path, headers=since)
+    assert deleted.status == ({"artifacts": 204, "jobs": 202}[kind] if write == "ok" else write)
+
+
+async def test_lines_of_a_header_are_one_list(site: Site) -> None:
+    await put(site, artifact("a"))
+    current = (await site.call("GET", "/artifacts/a")).headers["ETag"]
+    for name, status in (("If-Match", 200), ("If-None-Match", 304)):
+        headers = [*world.headers("viewer").items(), (name, STALE), (name, current)]
+        async with site.session.get(site.base_url + "/artifacts/a", headers=headers) as answer:
+            assert answer.status == status
+
+
+async def test_an_artifact_in_use_is_not_deleted(site: Site) -> None:
+    await put(site, artifact("a"), artifact("b"))
+    for number in range(5):
+        inputs = [{"name": "x", "artifactRef": {"name": "a"}, "path": "/x"}]
+        body = {
+            "metadata": {"name": f"j{number}", "namespace": NAMESPACE},
+            "spec": {"jobType": "render", "inputs": inputs},
+        }
+        site.cluster.put(names.JOBS, body)
+    jobs = site.world.ports.caches.jobs
+    assert await jobs.wait_for((NAMESPACE, "j4"), lambda _: True, 5)
+    answer = await site.call("DELETE", "/artifacts/a", headers={"If-Match": STALE})
+    assert (answer.status, answer.json["code"]) == (409, "conflict")
+    assert "'j0', 'j1', 'j2' and 2 more" in answer.json["detail"]
+    assert (await site.call("DELETE", "/artifacts/b")).status == 204
+    for number in range(4):
+        status = {"conditions": [condition("Succeeded", "False" if number % 2 else "True", "X")]}
+        site.cluster.set_status(names.JOBS, f"j{number}", NAMESPACE, status)
+    site.cluster.remove(names.JOBS, "j4", NAMESPACE)
+    async with asyncio.timeout(5):
+        while (NAMESPACE, "j4") in jobs.items:  # noqa: ASYNC110 - deletions have no waiter
+            await asyncio.sleep(0.01)
+    assert (await site.call("DELETE", "/artifacts/a")).status == 204
+
+
+async def listed(site: Site, query: str, path: str = "/artifacts") -> list[str]:
+    answer = await site.call("GET", f"{path}?{query}", role="viewer")
+    assert answer.status == 200, answer.json
+    return sorted(each["id"] for each in answer.json["items"])
+
+
+async def test_filters(site: Site) -> None:
+    def at(hour: int, **labels: str) -> dict[str, Any]:
+        return {"creationTimestamp": f"2026-05-04T{hour:02}:00:00Z", "labels": labels}
+
+    files = {"files": [{"name": "f", "digest": OTHER, "sizeBytes": 1}]}
+    await put(
+        site,
+        artifact("one", project="p", metadata=at(1, tier="web", env="prod")),
+        artifact("two", project="q", mediaType="a/b", metadata=at(2, tier="db")),
+        {**artifact("three", metadata=at(3)), "status": {"artifact": {"digest": DIGEST, "sizeBytes": 1}}},
+        {**artifact("four", metadata=at(4)), "status": files},
+    )
+    for query, wanted in {
+        "project=p": ["one"], "mediaType=a/b": ["two"], "name=three": ["three"], "name=..%2Fthree": [],
+        f"digest={DIGEST}": ["three"], f"digest={OTHER}": ["four"],
+        "labelSelector=tier": ["one", "two"], "labelSelector=tier%3Dweb": ["one"],
+        "labelSelector=tier!=web": ["four", "three", "two"], "labelSelector=!tier": ["four", "three"],
+        "labelSelector=tier in (web,db),env notin (prod)": ["two"], "labelSelector=": ["four", "one", "three", "two"],
+        "createdAfter=2026-05-04T02:00:00Z": ["four", "three"],
+        "createdAfter=2026-05-04T01:59:59.999Z": ["four", "three", "two"],
+        "createdAfter=2026-05-04T05:00:00%2B02:00": ["four"],
+        "labelSelector=tier&project=q&createdAfter=2026-05-04T01:00:00Z&mediaType=a/b&name=two": ["two"],
+    }.items():  # fmt: skip
+        assert await listed(site, query) == wanted, query
+
+
+async def test_jobs_have_the_common_filters(site: Site) -> None:
+    for name in ("a", "b"):
+        await site.call("POST", "/jobs", {"name": name, "jobType": "render", "project": name})
+    selector = f"labelSelector={names.PROJECT_LABEL}%3Da"
+    assert await listed(site, "name=a", "/jobs") == await listed(site, "project=a", "/jobs") == ["a"]
+    assert await listed(site, selector, "/jobs") == ["a"]
+    assert await listed(site, "createdAfter=2026-05-04T03:02:00Z", "/jobs") == ["b"]
+    assert await listed(site, "createdAfter=2099-05-04T03:02:00Z", "/jobs") == []
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "where"),
+    [
+        ("labelSelector=a b", 400, "labelSelector"),
+        ("labelSelector=(", 400, "labelSelector"),
+        ("labelSelector=" + "a" * 1025, 422, "labelSelector"),
+        ("createdAfter=yesterday", 422, "createdAfter"),
+        ("createdAfter=5", 422, "createdAfter"),
+        ("createdAfter=2026-05-04", 422, "createdAfter"),
+        ("createdAfter=2026-05-04T00:00:00", 422, "createdAfter"),
+        ("createdAfter=2026-05-04T00:00:00+02:00", 422, "createdAfter"),
+        ("createdAfter=2026-13-04T00:00:00Z", 422, "createdAfter"),
+        ("continue=nonsense", 400, "continue"),
+        ("limit=0", 422, "limit"),
+        ("bogus=1", 422, "bogus"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/artifacts", "/jobs"])
+async def test_a_bad_filter_names_its_parameter(
+    site: Site, path: str, query: str, status: int, where: str
+) -> None:
+    answer = await site.call("GET", f"{path}?{query}")
+    assert answer.status == status, answer.json
+    assert answer.json["errors"][0]["parameter"] == where
+
+
+async def test_a_manifest_is_found_by_its_digest_for_as_long_as_an_artifact_has_it(site: Site) -> None:
+    manifest = await site.world.ports.store.put(TENANT_UID, b'{"schemaVersion":2}')
+    loose = await site.world.ports.store.put(TENANT_UID, b"nobody points here")
+    await put(site, artifact("a"))
+    path = f"/manifests/{manifest.digest}"
+    assert (await site.call("GET", path)).status == 404
+    site.make_ready("a", store.Blob(DIGEST, 5), manifest)
+    found = site.world.ports.caches.artifacts
+    assert await found.wait_for((NAMESPACE, "a"), lambda body: "manifest" in body["status"], 5)
+    answer = await site.call("GET", path, role="viewer")
+    assert (answer.status, answer.data) == (200, b'{"schemaVersion":2}')
+    assert answer.headers["Content-Type"] == "application/vnd.oci.image.manifest.v1+json"
+    assert answer.headers["ETag"] == f'"{manifest.digest}"'
+    assert answer.headers["Repr-Digest"].startswith("sha-256=:")
+    assert (await site.call("GET", path, headers={"If-None-Match": answer.headers["ETag"]})).status == 304
+    assert (await site.call("GET", path, headers={"If-Match": STALE})).status == 412
+    for absent in (loose.digest, DIGEST, "sha256:..", "..%2F..", manifest.digest.upper()):
+        assert (await site.call("GET", f"/manifests/{absent}")).status == 404
+    assert (await site.call("GET", path, headers={"X-Tenant": "other"})).status == 404
+    assert (await site.call("DELETE", "/artifacts/a")).status == 204
+    assert (await site.call("GET", path)).status == 404
+
+
+async def test_parameters_come_back_as_they_were_sent(site: Site) -> None:
+    sent = {"frames": 24, "title": "24"}
+    made = await site.call("POST", "/jobs", {"name": "j", "jobType": "render", "parameters": sent})
+    assert made.json["parameters"] == sent
+    read = await site.call("GET", "/jobs/j")
+    assert read.json["parameters"] == sent
+    views.JobView.model_validate(read.json)
+    site.cluster.remove(names.JOB_TYPES, "render", "")
+    async with asyncio.timeout(5):
+        while site.world.ports.caches.job_types.items:  # noqa: ASYNC110 - deletions have no waiter
+            await asyncio.sleep(0.01)
+    again = await site.call("GET", "/jobs/j", headers={"If-None-Match": read.headers["ETag"]})
+    assert (again.status, again.json["parameters"]) == (200, {"frames": "24", "title": "24"})
