@@ -6,16 +6,30 @@ from starlette.middleware import Middleware
 import manifestry
 from manifestry import settings as settings_module
 from manifestry_api import deps, middleware, openapi, probes, problems, shortcuts
-from manifestry_api.routes import artifacts, contents, docs, health, job_types, jobs, logs, quotas, uploads
+from manifestry_api.routes import (
+    artifacts,
+    contents,
+    docs,
+    files,
+    garbage,
+    health,
+    job_types,
+    jobs,
+    logs,
+    quotas,
+    uploads,
+)
 
 PUBLIC: tuple[APIRouter, ...] = (health.router, docs.router)
 GUARDED: tuple[APIRouter, ...] = (
     artifacts.router,
+    files.router,
     uploads.router,
     jobs.router,
     logs.router,
     quotas.router,
     job_types.router,
+    garbage.router,
 )
 
 

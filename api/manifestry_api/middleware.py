@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from opentelemetry import trace
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +24,8 @@ UPLOADS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("PATCH", re.compile(r"/uploads/[^/]+")),
 )
 BODY_IDLE_SECONDS = 30.0  # a client that sends nothing for so long is cut off
-ECHOED = {headers.ACTOR: "actor", headers.TENANT: "tenant", headers.REASON: "reason"}
+ECHOED = {b"x-actor": "actor", b"x-tenant": "tenant", b"x-reason": "reason"}
+_ROLES = headers.ROLES.lower().encode()
 _LENGTH_DIGITS = 19  # more would not fit 64 bits
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ class Traced:
         method, route = scope["method"], route_template(scope)
         elapsed = time.monotonic() - context.received_seconds
         self._instruments.observe_request(method, route, status, context.code, elapsed)
+        if not span.is_recording():
+            return
         attributes: dict[str, str | int] = {
             "http.request.method": method,
             "http.route": route,
@@ -155,15 +158,17 @@ def _event(scope: Scope, message: Message, clock: deps.Clock) -> audit.Event:
 
 
 def _stamp(message: Message, context: contexts.RequestContext) -> None:
-    answer = MutableHeaders(raw=list(message.get("headers", ())))
-    answer["Audit-ID"] = context.audit_id
-    answer["traceparent"] = str(context.trace)
-    answer.setdefault("X-Content-Type-Options", "nosniff")
+    stamps = {
+        b"audit-id": context.audit_id.encode(),
+        b"traceparent": str(context.trace).encode(),
+        b"x-content-type-options": b"nosniff",
+    }
     if (claims := context.claims) is not None:
         for name, field in ECHOED.items():
-            answer[name] = getattr(claims, field).encode().decode("latin-1")
-        answer[headers.ROLES] = ",".join(sorted(claims.roles))
-    message["headers"] = answer.raw
+            stamps[name] = getattr(claims, field).encode()
+        stamps[_ROLES] = ",".join(sorted(claims.roles)).encode()
+    own = [pair for pair in message.get("headers", ()) if pair[0].lower() not in stamps]
+    message["headers"] = [*own, *stamps.items()]
 
 
 class Bounded:

@@ -6,9 +6,11 @@ The models in `views` say the same for the OpenAPI document; a test holds the tw
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from manifestry.core import changes, conditions, etags, jobs, names, parameters, positions, requests
+from manifestry.core import garbage as collection
 
 Object = Mapping[str, Any]
 
@@ -50,8 +52,7 @@ def artifact_status(body: Object) -> str:
         return READY
     if conditions.is_status(found, "Stalled", "True"):
         return FAILED
-    upload = _spec(body).get("upload")
-    return AWAITING_UPLOAD if upload is not None and not upload.get("digest") else PENDING
+    return AWAITING_UPLOAD if requests.awaits_upload(_spec(body)) else PENDING
 
 
 def is_settled(body: Object) -> bool:
@@ -88,7 +89,7 @@ def artifact_summary(body: Object, tenant: str) -> dict[str, Any]:
         digest=(status.get("artifact") or {}).get("digest"),
         sizeBytes=(status.get("artifact") or {}).get("sizeBytes"),
         manifest=_pointer(status.get("manifest")),
-        links=artifact_links(_metadata(body).get("name", "")),
+        links=artifact_links(_metadata(body).get("name", ""), has_content="files" not in spec),
     )
 
 
@@ -99,15 +100,39 @@ def artifact(body: Object, tenant: str) -> dict[str, Any]:
         expected=_present(digest=_spec(body).get("digest"), sizeBytes=_spec(body).get("sizeBytes")) or None,
         storedAt=(status.get("artifact") or {}).get("storedTime"),
         verifiedAt=status.get("lastVerifiedTime"),
-        files=status.get("files"),
+        files=_files(body),
         conditions=_conditions(status),
     )
 
 
-def artifact_links(name: str) -> dict[str, str]:
-    """Return where an Artifact and its parts are."""
+def artifact_links(name: str, *, has_content: bool = True) -> dict[str, str]:
+    """Return where an Artifact and its parts are; with `files`, each file has its own content."""
     path = f"/artifacts/{name}"
-    return {"self": path, "content": f"{path}/content", "manifest": f"{path}/manifest"}
+    content = {"content": f"{path}/content"} if has_content else {}
+    return {"self": path, **content, "manifest": f"{path}/manifest"}
+
+
+def _files(body: Object) -> list[dict[str, Any]] | None:
+    wanted, name = _spec(body).get("files"), _metadata(body).get("name", "")
+    stored = {each["name"]: each for each in _status(body).get("files") or ()}
+    return wanted and [
+        _present(
+            name=each["name"],
+            mediaType=each.get("mediaType"),
+            source=next((kind for kind in requests.SOURCES if kind in each), ""),
+            status=_file_status(body, each),
+            digest=stored.get(each["name"], {}).get("digest"),
+            sizeBytes=stored.get(each["name"], {}).get("sizeBytes"),
+            expected=_present(digest=each.get("digest"), sizeBytes=each.get("sizeBytes")) or None,
+            links={"content": f"/artifacts/{name}/files/{each['name']}/content"},
+        )
+        for each in wanted
+    ]
+
+
+def _file_status(body: Object, file: Object) -> str:
+    whole = artifact_status(body)
+    return PENDING if whole == AWAITING_UPLOAD and not requests.awaits_upload(file) else whole
 
 
 def job_summary(body: Object, tenant: str) -> dict[str, Any]:
@@ -179,6 +204,24 @@ def queue_position(waiting: positions.Waiting) -> dict[str, Any]:
         "queuedAt": holder.since.isoformat().replace("+00:00", "Z"),
         "links": job_links(holder.name),
     }
+
+
+def garbage(blob: collection.Blob, verdict: collection.Verdict) -> dict[str, Any]:
+    """Return a stored blob, and what the collector will do with it and why."""
+    return _present(
+        digest=blob.digest,
+        sizeBytes=blob.size_bytes,
+        modifiedAt=_time(blob.modified),
+        verdict=verdict.action,
+        reason=verdict.reason,
+        message=collection.describe(verdict),
+        until=_time(verdict.until) if verdict.until else None,
+        referrers=list(verdict.referrers) or None,
+    )
+
+
+def _time(when: datetime) -> str:
+    return when.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def page(items: Sequence[Object], token: str | None) -> dict[str, Any]:

@@ -35,9 +35,19 @@ class Found:
 
     @property
     def recorded(self) -> str | None:
-        """Return the digest of the artifact's payload, None while it has none."""
-        digest: str | None = self.artifact["spec"].get("upload", {}).get("digest")
+        """Return the digest of the payload that is there, None while there is none."""
+        digest: str | None = self.holder.get("upload", {}).get("digest")
         return digest
+
+    @property
+    def holder(self) -> lookups.Object:
+        """Return what gets the payload: the artifact's spec, or one of its files."""
+        return puts.holder(self.artifact, self.session.file)
+
+    @property
+    def others(self) -> int:
+        """Return the bytes of the artifact's other files, which its one charge is for, too."""
+        return puts.other_bytes(self.artifact, self.session.file)
 
     @property
     def is_complete(self) -> bool:
@@ -47,17 +57,25 @@ class Found:
 
 
 async def create(
-    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, request: Request
+    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, request: Request, file: str = ""
 ) -> uploads.Session:
     """Begin a session for an artifact that awaits its upload; its bytes are charged to the quota.
+
+    Args:
+        ports: the process's ports.
+        caller: who uploads.
+        artifact: for which; just read.
+        request: whose headers say what will come.
+        file: which of its `files`; empty for an artifact without `files`.
 
     Raises:
         Problem: conflict, validation-failed, digest-mismatch, payload-too-large, bad-request,
             quota-exceeded by the sessions or by the bytes.
     """
-    puts.check_state(artifact)
+    puts.check_state(artifact, file)
     _check_empty(request)
-    if artifact["spec"]["upload"].get("digest") is not None:
+    holder = puts.holder(artifact, file)
+    if holder["upload"].get("digest") is not None:
         raise _has_payload()
     metadata = artifact["metadata"]
     wanted = uploads.Session(
@@ -66,11 +84,12 @@ async def create(
         namespace=caller.namespace,
         artifact_name=metadata["name"],
         artifact_uid=metadata["uid"],
-        length_bytes=_length(artifact, request, ports.settings.max_upload_bytes),
-        digest=_digest(artifact, request, None),
+        file=file,
+        length_bytes=_length(holder, request, ports.settings.max_upload_bytes),
+        digest=_digest(holder, request, None),
     )
     limit = ports.settings.max_upload_sessions
-    async with _charged(ports, caller, wanted) as hold:
+    async with _charged(ports, caller, wanted, puts.other_bytes(artifact, file)) as hold:
         try:
             created = await ports.sessions.create(wanted, limit=limit)
         except sessions.SessionLimitError as error:
@@ -114,15 +133,16 @@ async def append(ports: deps.Ports, caller: deps.Caller, found: Found, request: 
     wanted = _wanted(request)
     if found.recorded is not None:
         return await _repeated(ports, caller, found, wanted, request)
-    puts.check_state(found.artifact)
+    puts.check_state(found.artifact, found.session.file)
     limit_bytes = uploads.check_append(found.state, wanted, ports.settings.max_upload_bytes)
-    async with _charged(ports, caller, found.session) as hold:
+    async with _charged(ports, caller, found.session, found.others) as hold:
         hold.keep()
-        end = await _take(ports, found, payloads.Payload(request, hold, wanted.offset), wanted, limit_bytes)
+        body = payloads.Payload(request, hold, found.others + wanted.offset)
+        end = await _take(ports, found, body, wanted, limit_bytes)
         if not wanted.is_last:
             return Response(status_code=204, headers=state_headers(ports, found, end))
         _check_end(end, found.session.length_bytes)
-        await hold.grow(end)
+        await hold.grow(found.others + end)
         stored = await _complete(ports, caller, found, request)
     return await _completed(ports, caller, stored, request, end)
 
@@ -131,7 +151,7 @@ async def abort(ports: deps.Ports, caller: deps.Caller, found: Found) -> None:
     """Remove a session with its bytes, and give back what they were charged unless the artifact has them."""
     await ports.sessions.abort(found.session)
     if found.recorded is None:
-        await ports.reservations.release(caller, found.session.artifact_uid)
+        await ports.reservations.release(caller, found.session.artifact_uid, found.others)
 
 
 def state_headers(ports: deps.Ports, found: Found, offset: int | None = None) -> dict[str, str]:
@@ -174,7 +194,8 @@ def path(session: uploads.Session) -> str:
 
 def representation(ports: deps.Ports, caller: deps.Caller, session: uploads.Session) -> dict[str, object]:
     """Return a session that has just begun as REST shows it."""
-    found: dict[str, object] = {
+    optional = {"file": session.file or None, "sizeBytes": session.length_bytes}
+    return {
         "id": session.session_id,
         "tenant": caller.tenant,
         "artifact": session.artifact_name,
@@ -184,8 +205,8 @@ def representation(ports: deps.Ports, caller: deps.Caller, session: uploads.Sess
             "self": path(session),
             "artifact": representations.artifact_links(session.artifact_name)["self"],
         },
+        **{name: value for name, value in optional.items() if value is not None},
     }
-    return found if session.length_bytes is None else {**found, "sizeBytes": session.length_bytes}
 
 
 def _expiry(ports: deps.Ports) -> timedelta:
@@ -198,11 +219,12 @@ def _limit(ports: deps.Ports, left: timedelta) -> str:
 
 @contextlib.asynccontextmanager
 async def _charged(
-    ports: deps.Ports, caller: deps.Caller, session: uploads.Session
+    ports: deps.Ports, caller: deps.Caller, session: uploads.Session, others: int
 ) -> AsyncIterator[reservations.Hold]:
-    seconds = float(ports.settings.upload_expiry_seconds)
+    seconds, length = float(ports.settings.upload_expiry_seconds), session.length_bytes
+    size_bytes = None if length is None else others + length
     async with ports.reservations.hold(
-        caller, session.artifact_uid, session.artifact_name, session.length_bytes, lease_seconds=seconds
+        caller, session.artifact_uid, session.artifact_name, size_bytes, lease_seconds=seconds
     ) as hold:
         yield hold
 
@@ -216,9 +238,9 @@ def _check_empty(request: Request) -> None:
         )
 
 
-def _length(artifact: lookups.Object, request: Request, limit_bytes: int) -> int | None:
+def _length(holder: lookups.Object, request: Request, limit_bytes: int) -> int | None:
     stated = uploads.parse_integer("Upload-Length", request.headers.get("upload-length"))
-    expected = artifact["spec"].get("sizeBytes")
+    expected = holder.get("sizeBytes")
     if stated is not None and expected not in {None, stated}:
         raise puts.wrong_size(expected, stated)
     length = stated if stated is not None else expected
@@ -227,10 +249,10 @@ def _length(artifact: lookups.Object, request: Request, limit_bytes: int) -> int
     return length
 
 
-def _digest(artifact: lookups.Object, request: Request, known: str | None) -> str | None:
+def _digest(holder: lookups.Object, request: Request, known: str | None) -> str | None:
     stated = {
         digest
-        for digest in (artifact["spec"].get("digest"), known, *puts.stated_digests(request, ("repr-digest",)))
+        for digest in (holder.get("digest"), known, *puts.stated_digests(request, ("repr-digest",)))
         if digest is not None
     }
     if len(stated) > 1:
@@ -318,9 +340,9 @@ async def _refused(
 
 async def _complete(ports: deps.Ports, caller: deps.Caller, found: Found, request: Request) -> lookups.Object:
     """Seal, verify, publish and record; what can never succeed is removed, what may is left for a retry."""
-    session, artifact = found.session, found.artifact
-    digest = _digest(artifact, request, session.digest)
-    promise = puts.Promise(digest, artifact["spec"].get("sizeBytes"), ports.settings.max_upload_bytes)
+    session = found.session
+    digest = _digest(found.holder, request, session.digest)
+    promise = puts.Promise(digest, found.holder.get("sizeBytes"), ports.settings.max_upload_bytes)
     staged = await _sealed(ports, found)
     try:
         puts.verify(staged, promise)
@@ -332,7 +354,7 @@ async def _complete(ports: deps.Ports, caller: deps.Caller, found: Found, reques
         await abort(ports, caller, found)
         raise errors.Problem(errors.CONFLICT, "the upload's bytes are gone; begin a new one") from None
     try:
-        stored = await puts.record(ports, caller, artifact, blob)
+        stored = await puts.record(ports, caller, found.artifact, blob, session.file)
     except errors.Problem as problem:
         if problem.kind is errors.CONFLICT:  # the artifact has other bytes, and these no use
             await ports.sessions.abort(session)

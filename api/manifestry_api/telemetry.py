@@ -14,6 +14,7 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 
 from manifestry.core import traceparents
@@ -83,6 +84,8 @@ class Telemetry:
     """The tracer, the metrics and the slow calls of one process; tests make their own."""
 
     def __init__(self, slow_call_seconds: float = 1.0, provider: TracerProvider | None = None) -> None:
+        self._keeps_spans = provider is not None
+        self._ids = RandomIdGenerator()
         self.provider = provider or TracerProvider(resource=Resource.create({"service.name": SERVICE_NAME}))
         self.tracer = self.provider.get_tracer(SERVICE_NAME)
         self.registry = CollectorRegistry()
@@ -137,15 +140,26 @@ class Telemetry:
             self.refusals.labels(code).inc()
 
     def start_span(self, name: str, header: str | None) -> trace.Span:
-        """Start a request's span, as a child of the caller's when its `traceparent` can be read."""
+        """Start a request's span, as a child of the caller's when its `traceparent` can be read.
+
+        Without an exporter nobody will ever see it: then it is only its place in the trace.
+        """
         remote = traceparents.parse(header) if header else None
         context = None
         if remote is not None:
             parent = trace.SpanContext(
                 int(remote.trace_id, 16), int(remote.span_id, 16), True, trace.TraceFlags(remote.flags)
             )
+            if not self._keeps_spans:
+                return trace.NonRecordingSpan(self._place(parent.trace_id, parent.trace_flags))
             context = trace.set_span_in_context(trace.NonRecordingSpan(parent))
+        if not self._keeps_spans:
+            flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+            return trace.NonRecordingSpan(self._place(self._ids.generate_trace_id(), flags))
         return self.tracer.start_span(name, context, trace.SpanKind.SERVER)
+
+    def _place(self, trace_id: int, flags: trace.TraceFlags) -> trace.SpanContext:
+        return trace.SpanContext(trace_id, self._ids.generate_span_id(), False, flags)
 
     def expose(self) -> bytes:
         """Return all metrics of the process in Prometheus' text format."""

@@ -6,13 +6,13 @@ between leaves bytes that nobody refers to, which garbage collection removes; ne
 
 import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from manifestry.adapters import cluster, reservations, store
-from manifestry.core import digests, errors, requests
+from manifestry.core import artifacts, digests, errors, requests
 from manifestry_api import answers, bodies, deps, fields, lookups, representations, waiting
 
 RECORD_ATTEMPTS = 5
@@ -34,29 +34,39 @@ class Promise:
 
 
 async def receive(
-    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, request: Request
+    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, request: Request, file: str = ""
 ) -> lookups.Object:
     """Take the body as the artifact's payload; the same bytes again are accepted without an effect.
 
+    Args:
+        ports: the process's ports.
+        caller: who uploads.
+        artifact: for which; just read.
+        request: whose body.
+        file: which of its `files`; empty for an artifact without `files`.
+
     Returns:
-        The Artifact with `spec.upload.digest` set.
+        The Artifact with `upload.digest` set.
 
     Raises:
         Problem: conflict, unsupported-media-type, payload-too-large, digest-mismatch, validation-failed.
         StoreError: the object store refuses.
     """
-    check_state(artifact)
-    check_headers(artifact, request)
-    promise = _promise(artifact, request, ports.settings.max_upload_bytes)
+    check_state(artifact, file)
+    check_headers(artifact, request, file)
+    promise = _promise(holder(artifact, file), request, ports.settings.max_upload_bytes)
     chunks = _chunks(request)
-    recorded = artifact["spec"]["upload"].get("digest")
+    recorded = holder(artifact, file)["upload"].get("digest")
+    if recorded is not None and artifacts.is_lost(artifact):
+        return await _repair(ports, caller, artifact, chunks, replace(promise, digest=recorded))
     if recorded is not None:
         return _same(artifact, recorded, await _hash(chunks))
     metadata, length = artifact["metadata"], bodies.declared_length(request)
-    size_bytes = promise.size_bytes if length is None else length
-    async with ports.reservations.hold(caller, metadata["uid"], metadata["name"], size_bytes) as hold:
-        staged = await _stage(ports, _charged(chunks, hold), promise)
-        return await _publish(ports, caller, artifact, staged, hold)
+    size_bytes, others = promise.size_bytes if length is None else length, other_bytes(artifact, file)
+    wanted = None if size_bytes is None else others + size_bytes
+    async with ports.reservations.hold(caller, metadata["uid"], metadata["name"], wanted) as hold:
+        staged = await _stage(ports, _charged(chunks, hold, others), promise)
+        return await _publish(ports, caller, _Place(artifact, file, others), staged, hold)
 
 
 async def answer(
@@ -76,29 +86,53 @@ async def answer(
     return answers.json(content, 200 if content["status"] == representations.READY else 202, headers)
 
 
-def check_state(artifact: lookups.Object) -> None:
+def holder(artifact: lookups.Object, file: str = "") -> lookups.Object:
+    """Return what has the source: the spec, or one of its `files`.
+
+    Raises:
+        Problem: not-found.
+    """
+    if not file:
+        return dict(artifact["spec"])
+    found = next((each for each in artifact["spec"].get("files") or () if each["name"] == file), None)
+    if found is None:
+        raise errors.Problem(errors.NOT_FOUND, "the artifact has no file of this name")
+    return dict(found)
+
+
+def other_bytes(artifact: lookups.Object, file: str) -> int:
+    """Return the bytes that the artifact's other files have so far: its one charge is for all of them."""
+    others = [each for each in artifact["spec"].get("files") or () if each["name"] != file]
+    inline = sum(len(requests.inline_bytes(each["inline"])) for each in others if "inline" in each)
+    return inline + sum(int((each.get("upload") or {}).get("sizeBytes", 0)) for each in others)
+
+
+def check_state(artifact: lookups.Object, file: str = "") -> None:
     """Refuse bytes for an artifact that takes none.
 
     Raises:
         Problem: conflict.
     """
-    if "upload" not in artifact["spec"]:
-        kind = representations.source(artifact)
-        raise errors.Problem(errors.CONFLICT, f"the artifact's source must be `upload`, it is `{kind}`")
-    if representations.artifact_status(artifact) == representations.FAILED:
+    found = holder(artifact, file)
+    if "upload" not in found:
+        whose, kind = "file's" if file else "artifact's", representations.source({"spec": found})
+        raise errors.Problem(errors.CONFLICT, f"the {whose} source must be `upload`, it is `{kind}`")
+    failed = representations.artifact_status(artifact) == representations.FAILED
+    if failed and not artifacts.is_lost(artifact):
         reason = representations.not_ready_reason(artifact)
         raise errors.Problem(errors.CONFLICT, f"the artifact has failed{reason}")
 
 
-def check_headers(artifact: lookups.Object, request: Request) -> None:
+def check_headers(artifact: lookups.Object, request: Request, file: str = "") -> None:
     """Refuse a payload of another media type, an encoded one, and a part of one.
 
     Raises:
         Problem: unsupported-media-type, bad-request.
     """
-    wanted, stated = artifact["spec"]["mediaType"], request.headers.get("content-type")
+    wanted, stated = holder(artifact, file)["mediaType"], request.headers.get("content-type")
     if stated is not None and fields.essence(stated) != wanted.lower():
-        raise _unsupported(f"header `Content-Type` must be the artifact's `mediaType`, '{wanted}'")
+        whose = "file's" if file else "artifact's"
+        raise _unsupported(f"header `Content-Type` must be the {whose} `mediaType`, '{wanted}'")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise _unsupported("header `Content-Encoding` must not be set: the bytes are stored as they come")
     if "content-range" in request.headers:  # RFC 9110 section 14.5
@@ -107,8 +141,8 @@ def check_headers(artifact: lookups.Object, request: Request) -> None:
         )
 
 
-def _promise(artifact: lookups.Object, request: Request, limit_bytes: int) -> Promise:
-    spec, length = artifact["spec"], bodies.declared_length(request)
+def _promise(spec: lookups.Object, request: Request, limit_bytes: int) -> Promise:
+    length = bodies.declared_length(request)
     size_bytes = spec.get("sizeBytes")
     if length is not None and length > limit_bytes:
         raise bodies.too_large(limit_bytes)
@@ -146,8 +180,9 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
         raise errors.Problem(errors.BAD_REQUEST, "the client left before the last byte") from None
 
 
-async def _charged(chunks: AsyncIterator[bytes], hold: reservations.Hold) -> AsyncIterator[bytes]:
-    total_bytes = 0
+async def _charged(
+    chunks: AsyncIterator[bytes], hold: reservations.Hold, total_bytes: int
+) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         total_bytes += len(chunk)
         await hold.grow(total_bytes)
@@ -191,36 +226,58 @@ def verify(staged: store.Staged, promise: Promise) -> None:
         raise mismatch(f"the payload's digest must be {promise.digest}, it is {staged.digest}")
 
 
-async def _publish(
+async def _repair(
     ports: deps.Ports,
     caller: deps.Caller,
     artifact: lookups.Object,
-    staged: store.Staged,
-    hold: reservations.Hold,
+    chunks: AsyncIterator[bytes],
+    promise: Promise,
+) -> lookups.Object:
+    """Store the same bytes once more, after they were found damaged or missing; they are charged already."""
+    staged = await _stage(ports, chunks, promise)
+    try:
+        await ports.store.publish(caller.tenant_uid, staged)
+    except BaseException:
+        await ports.store.discard(staged)
+        raise
+    return artifact
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an upload goes; `others` are the bytes of the artifact's other files."""
+
+    artifact: lookups.Object
+    file: str
+    others: int
+
+
+async def _publish(
+    ports: deps.Ports, caller: deps.Caller, place: _Place, staged: store.Staged, hold: reservations.Hold
 ) -> lookups.Object:
     try:
         blob = await ports.store.publish(caller.tenant_uid, staged)
-        await hold.grow(staged.size_bytes)
+        await hold.grow(place.others + staged.size_bytes)
     except BaseException:
         await ports.store.discard(staged)
         raise
     hold.keep()  # whether the record arrives or not: only the operator can tell
-    return await record(ports, caller, artifact, blob)
+    return await record(ports, caller, place.artifact, blob, place.file)
 
 
 async def record(
-    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, blob: store.Blob
+    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, blob: store.Blob, file: str = ""
 ) -> lookups.Object:
     """Write the intent; the resourceVersion makes the first of two different uploads win."""
     uid, name = artifact["metadata"]["uid"], artifact["metadata"]["name"]
-    for _ in range(RECORD_ATTEMPTS):
-        recorded = artifact["spec"].get("upload", {}).get("digest")
+    rivals = len(artifact["spec"].get("files") or ())  # all files may be recorded at the same moment
+    for _ in range(RECORD_ATTEMPTS + rivals):
+        recorded = holder(artifact, file).get("upload", {}).get("digest")
         if recorded is not None:
             return _same(artifact, recorded, blob.digest)
         try:
-            return await lookups.patch(
-                ports, caller, ports.caches.artifacts, name, requests.uploaded(artifact, *blob)
-            )
+            change = requests.uploaded(artifact, *blob, file=file)
+            return await lookups.patch(ports, caller, ports.caches.artifacts, name, change)
         except cluster.ConflictError:
             artifact = await lookups.find_live(ports, caller, ports.caches.artifacts, name)
         if artifact["metadata"]["uid"] != uid:

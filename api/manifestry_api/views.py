@@ -82,8 +82,13 @@ class FileView(View):
     """One of several payloads."""
 
     name: str
-    digest: Digest
-    size_bytes: Count
+    media_type: str
+    source: str
+    status: ArtifactStatus
+    digest: Digest | None = None
+    size_bytes: Count | None = None
+    expected: Expected | None = None
+    links: dict[str, str]
 
 
 class ArtifactView(ArtifactSummary):
@@ -102,6 +107,7 @@ class UploadView(View):
     id: str
     tenant: str
     artifact: str
+    file: str | None = None
     offset: Count
     size_bytes: Count | None = None
     expires_after_seconds: Count
@@ -232,6 +238,28 @@ class QueuePosition(View):
     priority: int
     queued_at: datetime
     links: dict[str, str]
+
+
+class GarbageView(View):
+    """A stored blob, and what the collector will do with it."""
+
+    digest: Digest
+    size_bytes: Count
+    modified_at: datetime
+    verdict: Literal["keep", "mark", "remove"]
+    reason: Literal["Referenced", "Pinned", "Young", "Marked", "Unreferenced", "Expired"]
+    message: str
+    until: datetime | None = Field(None, description="When the reason ends to hold by itself.")
+    referrers: list[str] | None = Field(None, description="Names of what refers to it, ten at most.")
+
+
+class GarbagePage(View):
+    """A tenant's stored blobs in the order of their digests."""
+
+    tenant: str
+    grace_seconds: float
+    items: list[GarbageView]
+    token: str | None = Field(None, alias="continue")
 
 
 class QueuePage(View):

@@ -1,6 +1,6 @@
 """A process that uploads in pieces, to be killed. Run as a program, it is not a test.
 
-`python sessions_child.py VERB SESSION_ID` with the store's settings as MANIFESTRY_* variables; prints JSON lines.
+`python sessions_child.py VERB SESSION_ID`, the store's settings in MANIFESTRY_* variables; prints JSON lines.
 """
 
 import asyncio

@@ -65,6 +65,7 @@ def test_every_values_file_lints_and_renders_the_same_twice(values: Path) -> Non
         ("storage.type=s3", "/storage/bucket"),
         ("operator.replicas=many", "/operator/replicas"),
         ("image.digest=latest", "/image/digest"),
+        ("operator.fetch.allowedCidrs={10.0.0.1}", "/operator/fetch/allowedCidrs"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(wrong: str, named: str) -> None:
@@ -114,6 +115,37 @@ def test_roles_have_no_wildcard_and_secrets_only_by_name() -> None:
             assert not reads_secrets or rule.get("resourceNames"), found["metadata"]["name"]
             impersonates = "impersonate" in rule["verbs"] and "groups" in rule["resources"]
             assert not impersonates or all(n.startswith("manifestry:") for n in rule["resourceNames"])
+
+
+@pytest.mark.parametrize(("value", "resource"), [("configMaps", "configmaps"), ("secrets", "secrets")])
+def test_references_are_read_only_where_the_administrator_says_so(value: str, resource: str) -> None:
+    def readable(*arguments: str) -> set[str]:
+        (role,) = [
+            o
+            for o in objects(*arguments)
+            if o["metadata"]["name"] == "manifestry-controller" and o["kind"] == "ClusterRole"
+        ]
+        return {each for rule in role["rules"] if rule["verbs"] == ["get"] for each in rule["resources"]}
+
+    assert resource not in readable()
+    assert readable("--set", f"operator.references.{value}=true") - readable() == {resource}
+
+
+def test_authorities_for_fetches_are_mounted() -> None:
+    arguments = (
+        "--set",
+        "operator.fetch.caConfigMap=corporate,operator.fetch.allowedCidrs={10.0.0.0/8,fd00::/8}",
+    )
+    (found,) = [
+        o for o in objects(*arguments) if o["kind"] == "Deployment" and "operator" in o["metadata"]["name"]
+    ]
+    pod = found["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    env = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert env["MANIFESTRY_FETCH_CA_FILE"] == "/etc/manifestry/fetch/ca.crt"
+    assert env["MANIFESTRY_FETCH_ALLOWED_CIDRS"] == "10.0.0.0/8,fd00::/8"
+    assert env["MANIFESTRY_FETCH_MAX_BYTES"] == "5368709120"
+    assert {"name": "fetch-ca", "configMap": {"name": "corporate"}} in pod["volumes"]
 
 
 def test_the_webhook_concerns_only_the_creation_of_our_jobs() -> None:

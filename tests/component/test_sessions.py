@@ -179,7 +179,7 @@ async def test_every_acknowledged_byte_outlives_a_kill(place: Place, tenant: str
     acknowledged = 0
     for _ in range(4):
         argv = [sys.executable, str(CHILD), "loop", session.session_id]
-        child = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
         assert child.stdout is not None
         resumed = json.loads(await asyncio.to_thread(child.stdout.readline))["offset"]
         assert resumed >= acknowledged

@@ -76,12 +76,12 @@ async def create_artifact(request: Request, ports: deps.PortsDep, caller: Writer
     """Create an artifact; inline bytes must fit `digest` and `sizeBytes`, or nothing is created."""
     wanted = await bodies.read(request, schemas.ArtifactCreate, ports.settings.max_body_bytes)
     body = wanted.model_dump(by_alias=True, exclude_none=True)
-    source = requests.check_source(body)
+    requests.check_source(body)
     changes.check_labels({}, body.get("labels") or {})
     resource = requests.artifact(body, caller.namespace, lookups.provenance(caller))
     created = await creations.create(ports, caller, resource)
     preferred = waiting.preference(request.headers.getlist("prefer"), ports.settings.wait_seconds)
-    seconds = 0.0 if source == "upload" else preferred.wait_seconds
+    seconds = 0.0 if requests.awaits_upload(body) else preferred.wait_seconds
     found = await waiting.until(ports, ports.caches.artifacts, created, representations.is_settled, seconds)
     return _created(found, caller, preferred)
 

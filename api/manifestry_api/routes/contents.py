@@ -24,7 +24,7 @@ _PAYLOAD_HEADERS = {
     "Content-Disposition": answers.header("The stored file name.", 'attachment; filename="report.pdf"'),
     "Accept-Ranges": answers.header("Always `bytes`.", "bytes"),
 }
-_PAYLOAD: answers.Documented = {
+PAYLOAD: answers.Documented = {
     200: {
         "description": "The payload.",
         "content": {"application/octet-stream": _BINARY},
@@ -47,32 +47,37 @@ _PAYLOAD: answers.Documented = {
     **answers.refusal(409, "The artifact is not ready"),
     **answers.refusal(416, "The range begins after the last byte"),
 }
-_CONDITIONS = [
+HEADERS_ONLY: answers.Documented = {
+    200: {"description": "The payload's headers.", "headers": _PAYLOAD_HEADERS},
+    **answers.PRECONDITION,
+}
+CONDITIONS = [
     answers.IF_MATCH,
     answers.IF_NONE_MATCH,
     answers.parameter("Range", "Up to 16 byte ranges (RFC 9110 section 14); of more, all bytes come."),
     answers.parameter("If-Range", "The entity tag for which the range holds."),
 ]
-_DIGEST_HEADERS = [
-    answers.parameter("Content-Digest", "sha-256 of the body (RFC 9530), verified."),
-    answers.parameter("Repr-Digest", "sha-256 of the payload (RFC 9530), verified."),
-    answers.PREFER,
-]
+UPLOAD: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"*/*": _BINARY}},
+    "parameters": [
+        answers.parameter("Content-Digest", "sha-256 of the body (RFC 9530), verified."),
+        answers.parameter("Repr-Digest", "sha-256 of the payload (RFC 9530), verified."),
+        answers.PREFER,
+    ],
+}
+UPLOADED: answers.Documented = {
+    200: {"description": "Stored and verified.", "model": views.ArtifactView},
+    202: {"description": "Stored; not ready within the time to wait.", "model": views.ArtifactView},
+    **answers.refusal(409, "The artifact takes no upload, or has other bytes already"),
+    **answers.refusal(415, "`Content-Type` is not the artifact's media type"),
+    **answers.refusal(507, "The object store is full"),
+}
 
 
 @router.put(
     "/artifacts/{name}/content",
-    responses={
-        200: {"description": "Stored and verified.", "model": views.ArtifactView},
-        202: {"description": "Stored; not ready within the time to wait.", "model": views.ArtifactView},
-        **answers.refusal(409, "The artifact takes no upload, or has other bytes already"),
-        **answers.refusal(415, "`Content-Type` is not the artifact's media type"),
-        **answers.refusal(507, "The object store is full"),
-    },
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"*/*": _BINARY}},
-        "parameters": _DIGEST_HEADERS,
-    },
+    responses=UPLOADED,
+    openapi_extra=UPLOAD,
 )
 async def put_content(name: str, request: Request, ports: deps.PortsDep, caller: Writer) -> Response:
     """Upload the payload: streamed, hashed, verified, and visible only when all of it is there."""
@@ -84,23 +89,20 @@ async def put_content(name: str, request: Request, ports: deps.PortsDep, caller:
 @router.get(
     "/artifacts/{name}/content",
     response_class=Response,
-    responses=_PAYLOAD,
-    openapi_extra={"parameters": _CONDITIONS},
+    responses=PAYLOAD,
+    openapi_extra={"parameters": CONDITIONS},
 )
 async def get_content(name: str, request: Request, ports: deps.PortsDep, caller: Downloader) -> Response:
     """Download the payload, or some ranges of it."""
-    found = _ready(await lookups.find(ports, caller, ports.caches.artifacts, name))
+    found = ready(await lookups.find(ports, caller, ports.caches.artifacts, name))
     return await downloads.answer(ports, caller, request, _content(found))
 
 
 @router.head(
     "/artifacts/{name}/content",
     response_class=Response,
-    responses={
-        200: {"description": "The payload's headers.", "headers": _PAYLOAD_HEADERS},
-        **answers.PRECONDITION,
-    },
-    openapi_extra={"parameters": [answers.IF_MATCH, answers.IF_NONE_MATCH]},
+    responses=HEADERS_ONLY,
+    openapi_extra={"parameters": CONDITIONS[:2]},
 )
 async def head_content(name: str, request: Request, ports: deps.PortsDep, caller: Downloader) -> Response:
     """Show the headers of the payload without its bytes."""
@@ -125,7 +127,7 @@ SHORT = (get_content, head_content)
 )
 async def get_manifest(name: str, request: Request, ports: deps.PortsDep, caller: Reader) -> Response:
     """Read the OCI image manifest, byte for byte as it was hashed."""
-    found = _ready(await lookups.find(ports, caller, ports.caches.artifacts, name))
+    found = ready(await lookups.find(ports, caller, ports.caches.artifacts, name))
     digest = found["status"]["manifest"]["digest"]
     etag = etags.strong(digest)
     if unchanged := answers.not_modified(request, etag):
@@ -135,16 +137,24 @@ async def get_manifest(name: str, request: Request, ports: deps.PortsDep, caller
     return Response(content, headers=headers)
 
 
-def _ready(body: lookups.Object) -> lookups.Object:
+def ready(body: lookups.Object) -> lookups.Object:
+    """Return an artifact whose bytes are all there.
+
+    Raises:
+        Problem: conflict.
+    """
     status = representations.artifact_status(body)
     parts = body.get("status") or {}
-    if status == representations.READY and parts.get("artifact") and parts.get("manifest"):
+    if status == representations.READY and parts.get("manifest"):
         return body
     shown = representations.not_ready_reason(body)
     raise errors.Problem(errors.CONFLICT, f"the artifact is {status}{shown}")
 
 
 def _content(body: lookups.Object) -> downloads.Content:
+    if "files" in body["spec"]:
+        detail = "the artifact has `files`: each has its content at '/artifacts/{name}/files/{file}/content'"
+        raise errors.Problem(errors.CONFLICT, detail)
     spec, stored = body["spec"], body["status"]["artifact"]
     return downloads.Content(
         stored["digest"],

@@ -37,30 +37,43 @@ def _with_offset(status: int, description: str) -> answers.Documented:
     return found
 
 
-@router.post(
-    "/artifacts/{name}/uploads",
-    status_code=201,
-    responses={
-        201: {
-            "description": "Begun.",
-            "model": views.UploadView,
-            "headers": {**answers.LOCATION, **_STATE},
-        },
-        **answers.refusal(409, "The artifact takes no upload, or has its payload already"),
-        **answers.refusal(429, "The tenant has too many unfinished uploads, or its storage quota is used up"),
+_BEGUN: answers.Documented = {
+    201: {
+        "description": "Begun.",
+        "model": views.UploadView,
+        "headers": {**answers.LOCATION, **_STATE},
     },
-    openapi_extra={
-        "parameters": [
-            answers.parameter("Upload-Length", "The whole size in bytes, if it is known.", **_INTEGER),
-            answers.parameter("Upload-Complete", "`?0`: the bytes come by PATCH.", **_BOOLEAN),
-            answers.parameter("Repr-Digest", "sha-256 of the whole payload (RFC 9530), verified at the end."),
-        ]
-    },
-)
+    **answers.refusal(409, "The artifact takes no upload, or has its payload already"),
+    **answers.refusal(429, "The tenant has too many unfinished uploads, or its storage quota is used up"),
+}
+_BEGINNING: dict[str, Any] = {
+    "parameters": [
+        answers.parameter("Upload-Length", "The whole size in bytes, if it is known.", **_INTEGER),
+        answers.parameter("Upload-Complete", "`?0`: the bytes come by PATCH.", **_BOOLEAN),
+        answers.parameter("Repr-Digest", "sha-256 of the whole payload (RFC 9530), verified at the end."),
+    ]
+}
+
+
+@router.post("/artifacts/{name}/uploads", status_code=201, responses=_BEGUN, openapi_extra=_BEGINNING)
 async def create_upload(name: str, request: Request, ports: deps.PortsDep, caller: Writer) -> Response:
     """Begin a resumable upload of an artifact's payload; it survives any restart of ours."""
+    return await _begin(name, "", request, ports, caller)
+
+
+@router.post(
+    "/artifacts/{name}/files/{file}/uploads", status_code=201, responses=_BEGUN, openapi_extra=_BEGINNING
+)
+async def create_file_upload(
+    name: str, file: str, request: Request, ports: deps.PortsDep, caller: Writer
+) -> Response:
+    """Begin a resumable upload of one file of an artifact."""
+    return await _begin(name, file, request, ports, caller)
+
+
+async def _begin(name: str, file: str, request: Request, ports: deps.Ports, caller: deps.Caller) -> Response:
     artifact = await lookups.find_live(ports, caller, ports.caches.artifacts, name)
-    session = await sessions.create(ports, caller, artifact, request)
+    session = await sessions.create(ports, caller, artifact, request, file)
     content = sessions.representation(ports, caller, session)
     return answers.json(content, 201, sessions.created_headers(ports, session))
 

@@ -36,6 +36,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .Values.storage.type | quote }}
 - name: MANIFESTRY_STORE_TIMEOUT_SECONDS
   value: {{ .Values.storage.timeoutSeconds | quote }}
+- name: MANIFESTRY_GC_GRACE_SECONDS
+  value: {{ int64 .Values.storage.garbage.graceSeconds | quote }}
+- name: MANIFESTRY_UPLOAD_EXPIRY_SECONDS
+  value: {{ int64 .Values.storage.uploadExpirySeconds | quote }}
 {{- if eq .Values.storage.type "local" }}
 - name: MANIFESTRY_STORE_PATH
   value: /var/lib/manifestry

@@ -136,13 +136,18 @@ def folder(root: Path, *, create: bool = False) -> Iterator[int]:
 def create(root: Path, session: uploads.Session) -> None:
     """Make the files of a session, durably; the record is the last, so that a cut leaves only a leftover."""
     with folder(root, create=True) as where:
-        write_new(where, session.session_id, b"")
+        write_new(where, blobkeys.parse_uuid(session.session_id), b"")
         write_new(where, session.session_id + RECORD, uploads.to_bytes(session))
         os.fsync(where)
 
 
 def head(root: Path, session_id: str) -> uploads.State | None:
-    """Return how far a session is, None when there is no such session."""
+    """Return how far a session is, None when there is no such session.
+
+    Raises:
+        KeyPartError: `session_id` is not a UUID.
+    """
+    blobkeys.parse_uuid(session_id)
     try:
         with folder(root) as where:
             return _head(where, session_id)
@@ -211,6 +216,7 @@ def write_new(where: int, name: str, data: bytes) -> None:
 
 def remove(root: Path, upload_id: str, suffixes: tuple[str, ...]) -> None:
     """Remove files of an upload; nothing happens when they are gone."""
+    blobkeys.parse_uuid(upload_id)
     with contextlib.suppress(SessionNotFoundError), folder(root) as where:
         for suffix in suffixes:
             with contextlib.suppress(FileNotFoundError):

@@ -36,6 +36,12 @@ class _Open:
             self._fd = os.open(self._path.name, flags | _FILE_FLAGS, 0o600, dir_fd=where)
             return self._fd
 
+    def detach(self) -> int:
+        """Return the descriptor, which the caller closes from now on."""
+        with self._lock:
+            fd, self._fd = self._fd, -1
+            return fd
+
     def close(self) -> None:
         """Close the file; safe to repeat, and safe while another thread is at work."""
         with self._lock:

@@ -168,6 +168,7 @@ class LocalStore:
     async def close(self) -> None:
         """Let the threads end; a hung one is not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._opener.close()
 
     async def _run(self, operation: str, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
         loop = asyncio.get_running_loop()

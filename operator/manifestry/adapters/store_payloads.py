@@ -14,6 +14,7 @@ import errno
 import os
 import stat
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -45,44 +46,29 @@ class Run(Protocol):
         ...
 
 
-class LocalPayload(store_files.BlobFile):
+class LocalPayload:
     """An open file of published bytes, sent by its descriptor; see `store_port.Payload`.
 
     Args:
-        root: the store's folder.
-        key: of the blob.
+        fd: the descriptor, closed by `aclose`.
         run: for what may wait for the disk.
+
+    Raises:
+        BlobDamagedError: it is not a regular file.
     """
 
-    def __init__(self, root: Path, key: str, run: Run) -> None:
-        super().__init__(root, key)
-        self._run = run
-        self.size_bytes = 0
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
-        return self._fd
-
-    def open(self) -> int:
-        """Open the file in a thread, and return its size in bytes.
-
-        Raises:
-            BlobDamagedError: it is not a regular file.
-        """
-        self.size_bytes = super().open()
-        return self.size_bytes
-
-    def adopt(self, fd: int) -> None:
-        """Take over an open file.
-
-        Raises:
-            BlobDamagedError: it is not a regular file.
-        """
+    def __init__(self, fd: int, run: Run) -> None:
         self._fd = fd
+        self._run = run
+        self._lock = threading.Lock()  # a descriptor is never closed under a thread that reads from it
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise BlobDamagedError("the stored blob is not a regular file")
         self.size_bytes = status.st_size
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._fd
 
     async def load(self, offset: int, count: int) -> None:
         """Bring a part into memory.
@@ -94,19 +80,23 @@ class LocalPayload(store_files.BlobFile):
             await self._run("stream", self._read, offset, count)
 
     async def aclose(self) -> None:
-        """Close the file; one that a thread reads from is closed when that has ended."""
-        if self._fd >= 0 and self._lock.acquire(blocking=False):
+        """Close the file; one that a thread still reads from is closed by another when that has ended."""
+        if self._lock.acquire(blocking=False):
             self._lock.release()
-            self.close()
+            self._close()
         else:
             with contextlib.suppress(StoreError):
-                await self._run("stream", self.close)
+                await self._run("stream", self._close)
 
     def is_in_memory(self, offset: int, count: int) -> bool | None:
-        """Tell whether reading this part would not wait for the disk; None when the kernel cannot tell."""
+        """Tell whether reading this part would not wait for the disk; None when the kernel cannot tell.
+
+        Raises:
+            BlobDamagedError: the file ends before.
+        """
         try:
             for at in (*range(offset, offset + count, PROBE_BYTES), offset + count - 1):
-                if not os.preadv(self._fd, [_unread], at, os.RWF_NOWAIT):
+                if not os.preadv(self._fd, (_unread,), at, os.RWF_NOWAIT):
                     raise BlobDamagedError("the blob is shorter than its size")
         except BlockingIOError:
             return False
@@ -117,9 +107,20 @@ class LocalPayload(store_files.BlobFile):
         return True
 
     def _read(self, offset: int, count: int) -> None:
-        os.posix_fadvise(self._fd, offset, 2 * count, os.POSIX_FADV_WILLNEED)  # and begin with what follows
-        for start in range(offset, offset + count, BATCH_BYTES):
-            self.window(start, offset + count)
+        with self._lock:
+            os.posix_fadvise(self._fd, offset, 2 * count, os.POSIX_FADV_WILLNEED)  # begin with what follows
+            end = offset + count
+            while offset < end:
+                data = os.pread(self._fd, min(BATCH_BYTES, end - offset), offset)
+                if not data:
+                    raise BlobDamagedError("the blob is shorter than its size")
+                offset += len(data)
+
+    def _close(self) -> None:
+        with self._lock:
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)
 
 
 class Opener:
@@ -133,7 +134,7 @@ class Opener:
     def __init__(self, root: Path, run: Run) -> None:
         self._root = root
         self._run = run
-        self._is_near = False  # the file system has told at least once what it has in memory
+        self._folder = -1  # the store's, once its file system has told what it has in memory
 
     async def open(self, key: str) -> LocalPayload:
         """Return an open file.
@@ -142,31 +143,43 @@ class Opener:
             FileNotFoundError: there is none.
             BlobDamagedError: it is not a regular file.
         """
-        payload = LocalPayload(self._root, key, self._run)
-        fd = open_cached(self._root, key) if self._is_near else None
+        fd = open_cached(self._folder, key) if self._folder >= 0 else None
+        if fd is None:
+            fd = await self._open(key)
         try:
-            if fd is not None:
-                payload.adopt(fd)
-            elif await self._run("stream", payload.open):
-                self._is_near = payload.is_in_memory(0, 1) is not None
+            payload = LocalPayload(fd, self._run)
         except BaseException:
-            await payload.aclose()
+            os.close(fd)
             raise
+        if self._folder < 0 and payload.size_bytes and payload.is_in_memory(0, 1) is not None:
+            self._folder = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         return payload
+
+    def close(self) -> None:
+        """Close the store's folder."""
+        folder, self._folder = self._folder, -1
+        if folder >= 0:
+            os.close(folder)
+
+    async def _open(self, key: str) -> int:
+        file = store_files.BlobFile(self._root, key)
+        try:
+            await self._run("stream", file.open)
+        except BaseException:
+            with contextlib.suppress(StoreError):
+                await self._run("stream", file.close)  # the thread may be at it still
+            raise
+        return file.detach()
 
 
 _unread = bytearray(1)  # one byte of each place that is asked for, never looked at
 
 
-def open_cached(root: Path, key: str) -> int | None:
-    """Open a file below `root` without waiting for the disk; None when that cannot be, for whatever reason.
+def open_cached(folder: int, key: str) -> int | None:
+    """Open a file below a folder without waiting for the disk; None when that cannot be, for whatever reason.
 
     No link is followed, at any level. A file that is absent is not told from one that is not in memory: the
     ordinary way decides.
     """
-    folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fd = _syscall(_OPENAT2, folder, key.encode(), _HOW, len(_HOW))
-    finally:
-        os.close(folder)
+    fd = _syscall(_OPENAT2, folder, key.encode(), _HOW, len(_HOW))
     return int(fd) if fd >= 0 else None

@@ -6,6 +6,7 @@ action without a row here is denied to everybody.
 References: design/architecture.md "Roles"; docs/access.md is generated from `TABLE`.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -122,5 +123,6 @@ def covered(granted: Iterable[Role]) -> frozenset[Role]:
     return frozenset(role for role in Role if any(_rights(role) <= each for each in rights))
 
 
+@functools.cache
 def _rights(role: Role) -> frozenset[Action]:
     return frozenset(action for action, roles in TABLE.items() if role in roles)

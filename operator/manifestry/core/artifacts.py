@@ -147,6 +147,11 @@ def reason(body: Body) -> tuple[str, str]:
     return str(found.get("reason", "")), str(found.get("message", ""))
 
 
+def is_lost(body: Body) -> bool:
+    """Tell whether stored bytes are damaged or missing: whoever has them may store them again."""
+    return reason(body)[0] in _LOST
+
+
 def lookups(body: Body) -> Lookups | None:
     """Return what to gather for `plan`; None when nothing needs to be done for the object at all."""
     if _mapping(body.get("metadata")).get("deletionTimestamp") or is_ready(body) or _is_final(body):

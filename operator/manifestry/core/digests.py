@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import functools
 import hashlib
 import hmac
 import re
@@ -56,6 +57,7 @@ def verify(data: bytes | bytearray | memoryview, digest: str) -> bool:
     return equal(of(data), digest)
 
 
+@functools.lru_cache(maxsize=1024)  # of a payload it is asked for twice in each download
 def format_field(digest: str) -> str:
     """Return the value of a `Repr-Digest` or `Content-Digest` field, such as `sha-256=:...:`.
 

@@ -3,6 +3,7 @@
 References: RFC 6266 section 4.3 and appendix D; RFC 8187 (ext-value); security.md "Path traversal".
 """
 
+import functools
 import unicodedata
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ _SEPARATORS = frozenset('/\\:*?"<>|')
 _ATTRIBUTE_CHARACTERS = "!#$&+-.^_`|~"  # RFC 8187 attr-char besides letters and digits
 
 
+@functools.lru_cache(maxsize=1024)  # looking at each character takes longer than sending a short file
 def attachment(file_name: str | None) -> str:
     """Return the header's value: always a download, never a path, never a second header line.
 

@@ -11,9 +11,12 @@ import binascii
 import hashlib
 import heapq
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from itertools import chain
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 from manifestry.core import errors
@@ -59,8 +62,12 @@ class Query:
 def newest_first(body: Mapping[str, Any]) -> Key:
     """Return the order of objects: creation time descending, then name."""
     metadata = body.get("metadata") or {}
-    digits = "".join(filter(str.isdigit, str(metadata.get("creationTimestamp") or "0")))
-    return -int(digits or "0"), str(metadata.get("name", ""))
+    return -_digits(str(metadata.get("creationTimestamp") or "0")), str(metadata.get("name", ""))
+
+
+@lru_cache(maxsize=1 << 16)  # one list reads the times of all its objects, the next list the same ones
+def _digits(time: str) -> int:
+    return int("".join(filter(str.isdecimal, time)) or "0")
 
 
 def take(objects: Iterable[T], key: Callable[[T], Key], query: Query, now: datetime) -> Page[T]:
@@ -70,17 +77,37 @@ def take(objects: Iterable[T], key: Callable[[T], Key], query: Query, now: datet
         Problem: bad-request (malformed token, or other filters) or gone (the token is too old).
     """
     after = _decode(query.token, query.filters, now) if query.token is not None else None
-    rest = objects if after is None else (each for each in objects if _is_after(key(each), after))
-    found = heapq.nsmallest(query.limit + 1, rest, key=key)
-    items = found[: query.limit]
+    keyed: Iterable[tuple[Key, T]] = ((key(each), each) for each in objects)
+    if after is not None:
+        keyed = _after(keyed, after)
+    found = heapq.nsmallest(query.limit + 1, keyed, key=itemgetter(0))
+    items = [each for _, each in found[: query.limit]]
     more = len(found) > query.limit
-    return Page(items, _encode(key(items[-1]), query.filters, now) if more else None)
+    return Page(items, _encode(found[query.limit - 1][0], query.filters, now) if more else None)
 
 
-def _is_after(key: Key, after: Key) -> bool:
-    if [type(part) for part in key] != [type(part) for part in after]:
+def start(query: Query, now: datetime) -> Key | None:
+    """Return the key after which the page begins, None for the first; for lists that can begin anywhere.
+
+    Raises:
+        Problem: as `take` does.
+    """
+    return _decode(query.token, query.filters, now) if query.token is not None else None
+
+
+def token_after(key: Key, query: Query, now: datetime) -> str:
+    """Return the token of the page that begins after `key`."""
+    return _encode(key, query.filters, now)
+
+
+def _after(keyed: Iterable[tuple[Key, T]], after: Key) -> Iterator[tuple[Key, T]]:
+    rest = iter(keyed)
+    first = next(rest, None)
+    if first is None:
+        return
+    if [type(part) for part in first[0]] != [type(part) for part in after]:  # one list, one shape
         raise _bad("`continue` must be a token from an earlier answer")
-    return key > after
+    yield from (each for each in chain((first,), rest) if each[0] > after)
 
 
 def _fingerprint(filters: Mapping[str, Any]) -> str:

@@ -4,16 +4,16 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from manifestry.core import errors, names
+from manifestry.core import errors, names, urls
 from manifestry.core import parameters as job_parameters
 
 INLINE_MAX_BYTES = 64 << 10
 SOURCES = ("inline", "upload", "object", "url", "configMapRef", "secretRef", "files")
-SERVED_SOURCES = ("inline", "upload", "object")
+SERVED_SOURCES = ("inline", "upload", "object", "url", "configMapRef", "files")
 PARAMETER_MAX_LENGTH = 4096
 GENERATED_SUFFIX_LENGTH = 5  # what the API server adds to generateName
 ARTIFACT_PREFIX = "artifact-"
@@ -53,30 +53,72 @@ def artifact(body: Mapping[str, Any], namespace: str, provenance: Provenance) ->
     return _object(names.ARTIFACTS, metadata, spec)
 
 
-def uploaded(body: Mapping[str, Any], digest: str, size_bytes: int) -> dict[str, Any]:
-    """Return the merge patch that says which bytes were uploaded, if the Artifact is as it was read."""
-    return {
-        "metadata": {"resourceVersion": body["metadata"]["resourceVersion"]},
-        "spec": {"upload": {"digest": digest, "sizeBytes": size_bytes}},
-    }
+def uploaded(body: Mapping[str, Any], digest: str, size_bytes: int, file: str = "") -> dict[str, Any]:
+    """Return the merge patch that says which bytes were uploaded, if the Artifact is as it was read.
+
+    Args:
+        body: the Artifact.
+        digest: of the bytes.
+        size_bytes: their number.
+        file: the name in `spec.files`, empty for an artifact without `files`.
+    """
+    upload = {"digest": digest, "sizeBytes": size_bytes}
+    spec: dict[str, Any] = {"upload": upload}
+    if file:  # a merge patch has no way to name an item: the whole list, guarded by the resourceVersion
+        spec = {
+            "files": [
+                {**item, "upload": {**item["upload"], **upload}} if item["name"] == file else item
+                for item in body["spec"]["files"]
+            ]
+        }
+    return {"metadata": {"resourceVersion": body["metadata"]["resourceVersion"]}, "spec": spec}
 
 
 def check_source(body: Mapping[str, Any]) -> str:
-    """Return which source a `POST /artifacts` body has, its inline payload compared with what it promises.
+    """Return which source a `POST /artifacts` body has, its inline payloads compared with what it promises.
 
     Raises:
-        Problem: none or several sources, one that is not served yet, or a payload that does not fit.
+        Problem: none or several sources, one that is not served here, or a payload that does not fit.
     """
-    present = [source for source in SOURCES if source in body]
+    found = _check_source(body, SOURCES, "")
+    if found != "files":
+        return found
+    for field in ("digest", "sizeBytes"):
+        if field in body:
+            raise errors.invalid(
+                f"/{field}", f"`{field}` must not be set together with `files`, but on each file"
+            )
+    for number, item in enumerate(body["files"]):
+        if any(item["name"] == other["name"] for other in body["files"][:number]):
+            raise errors.invalid(f"/files/{number}/name", "`name` must not be the name of two files")
+        _check_source(item, SOURCES[:-1], f"/files/{number}")
+    return found
+
+
+def awaits_upload(spec: Mapping[str, Any]) -> bool:
+    """Tell whether some bytes of an Artifact must still be uploaded."""
+    holders = (spec, *(spec.get("files") or ()))
+    return any("upload" in each and not (each["upload"] or {}).get("digest") for each in holders)
+
+
+def _check_source(holder: Mapping[str, Any], sources: Sequence[str], pointer: str) -> str:
+    present = [source for source in sources if source in holder]
     if len(present) != 1:
-        listed = ", ".join(f"`{source}`" for source in SOURCES)
-        raise errors.invalid(f"/{present[1]}" if present else "", f"exactly one of {listed} must be set")
-    if present[0] not in SERVED_SOURCES:
-        served = " or ".join(f"`{source}`" for source in SERVED_SOURCES)
-        raise errors.invalid(f"/{present[0]}", f"`{present[0]}` must not be used yet; use {served}")
-    if present[0] == "inline":
-        check_expected(body, inline_bytes(body["inline"]))
-    return present[0]
+        listed = ", ".join(f"`{source}`" for source in sources)
+        where = f"{pointer}/{present[1]}" if present else pointer
+        raise errors.invalid(where, f"exactly one of {listed} must be set")
+    source = present[0]
+    if source not in SERVED_SOURCES:
+        reason = "whoever may read the artifact could read the Secret; use kubectl, and label the Secret"
+        raise errors.invalid(f"{pointer}/{source}", f"`{source}` must not be used over REST: {reason}")
+    if source == "inline":
+        check_expected(holder, inline_bytes(holder["inline"], f"{pointer}/inline"), pointer)
+    if source == "url":
+        try:
+            urls.parse(holder["url"]["url"])
+        except urls.UrlError as error:
+            raise errors.invalid(f"{pointer}/url/url", str(error)) from None
+    return source
 
 
 def inline_bytes(inline: Mapping[str, Any], pointer: str = "/inline") -> bytes:

@@ -96,7 +96,9 @@ def limits_for(tenant: str, found: Iterable[Mapping[str, Any]]) -> Limits:
         found: TenantQuota bodies in any order.
     """
     quota = quotas.governing(tenant, found)
-    row = ((quota or {}).get("spec") or {}).get("storage") or {}
+    row = quotas.spec_of(quota or {}).get("storage") or {}
+    if not isinstance(row, Mapping):
+        return Limits(0, 0)  # unreadable: refuse rather than overshoot
     return Limits(_limit(row, "maxBytes"), _limit(row, "maxArtifacts"))
 
 

@@ -37,6 +37,7 @@ class Session:
         namespace: the tenant's namespace.
         artifact_name: the Artifact that gets the bytes.
         artifact_uid: its uid: one of the same name that is made later gets nothing.
+        file: which of its `files`; empty for an artifact without `files`.
         length_bytes: the whole size, None until the last piece tells.
         digest: what the bytes must hash to, or None.
         slot: which of the tenant's places the session takes.
@@ -47,6 +48,7 @@ class Session:
     namespace: str
     artifact_name: str
     artifact_uid: str
+    file: str = ""
     length_bytes: int | None = None
     digest: str | None = None
     slot: int = 0
@@ -310,6 +312,8 @@ def is_awaited(session: Session, artifact: Mapping[str, Any] | None, *, has_fail
     """
     if artifact is None or has_failed or artifact["metadata"].get("deletionTimestamp"):
         return False
-    upload = artifact["spec"].get("upload")
+    spec = artifact["spec"]
+    holders = [item for item in spec.get("files") or () if item["name"] == session.file]
+    upload = (holders[0] if holders else {} if session.file else spec).get("upload")
     is_same = artifact["metadata"].get("uid") == session.artifact_uid
     return is_same and upload is not None and not upload.get("digest")

@@ -29,6 +29,7 @@ from manifestry.core import addresses, names
 from manifestry.handlers import (
     artifacts,
     caches,
+    collector,
     feeds,
     jobs,
     jobtypes,
@@ -37,6 +38,7 @@ from manifestry.handlers import (
     probes,
     registry,
     resyncs,
+    scrubber,
     shell,
     storagequotas,
     storagestates,
@@ -214,13 +216,16 @@ class Operator:
         watching = self._vitals.start(
             "watches", shell.run(ctx.client, take, self._contacts, ready=ready, stop=stop_watching)
         )
-        resyncing = None
+        background: tuple[vitals.Task, ...] = ()
         if await self._vitals.race(ready.wait()):
             self._catch_signals()  # kopf has put its own handlers in their place
-            resyncing = self._resync(ctx)
+            background = (
+                self._resync(ctx),
+                self._vitals.start("collector", collector.Collector(ctx).run()),
+                self._vitals.start("scrubber", scrubber.Scrubber(ctx).run()),
+            )
             await self._vitals.wait()
-        if resyncing:
-            await vitals.end(resyncing)
+        await vitals.end(*background)
         ctx.queue.stop()
         await vitals.end(working, grace_seconds=self._drain_seconds())
         stop_watching.set()

@@ -125,14 +125,18 @@ async def settle(ctx: Context, before: Body, after: Body) -> None:
     if storage is None or not storageartifacts.is_stored(after):
         return
     namespace, uid = after["metadata"]["namespace"], after["metadata"]["uid"]
-    account, was_stored = storage.books.account(namespace), storageartifacts.is_stored(before)
-    if account is None or (was_stored and uid not in account.charges):
+    account = storage.books.account(namespace)
+    if storageartifacts.is_stored(before):  # it may have been counted, and only a count can tell
+        if account is not None and uid in account.charges:
+            count_soon(ctx, namespace)
+        return
+    if account is None and not _is_limited(ctx, namespace):
         return
     try:
         done = await storage.books.commit(namespace, uid, storageartifacts.stored_bytes(after))
     except NotReadyError:
         done = False
-    if not done and not was_stored:
+    if not done:
         count_soon(ctx, namespace)
 
 
@@ -140,8 +144,7 @@ def count_soon(ctx: Context, namespace: str) -> None:
     """Ask for a count: an artifact has gone, or was stored without a charge."""
     if ctx.storage is None:
         return
-    tenant = ctx.caches.tenant(namespace)
-    if tenant is not None and limits_of(ctx, tenant).is_set:
+    if _is_limited(ctx, namespace):
         ctx.storage.stale.add(namespace)
         ctx.queue.add((KIND, namespace, LEDGER))
 
@@ -222,6 +225,11 @@ async def _reserve(ctx: Context, storage: Storage, namespace: str, wanted: Wante
     except NotReadyError:
         await recount(ctx, storage, namespace)
         return await storage.books.reserve(namespace, wanted, limits)
+
+
+def _is_limited(ctx: Context, namespace: str) -> bool:
+    tenant = ctx.caches.tenant(namespace)
+    return tenant is not None and limits_of(ctx, tenant).is_set
 
 
 def _is_ready(storage: Storage, namespace: str) -> bool:

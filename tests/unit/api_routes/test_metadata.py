@@ -1,6 +1,7 @@
 """Metadata over REST: filters, labels, PATCH and PUT, preconditions, deletion while in use, manifests."""
 
 import asyncio
+import io
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -177,7 +178,7 @@ async def test_bodies_of_a_change(
 ) -> None:
     await put(site, artifact("a"))
     sent = {"Content-Type": "", **headers}
-    answer = await site.call(method, "/artifacts/a", data=data, headers=sent)
+    answer = await site.call(method, "/artifacts/a", data=io.BytesIO(data), headers=sent)
     assert answer.status == status, answer.json
     if status == 415 and method == "PATCH":
         assert answer.headers["Accept-Patch"] == "application/merge-patch+json"
@@ -288,10 +289,11 @@ CONDITIONS = [
 
 
 @pytest.mark.parametrize("kind", ["artifacts", "jobs"])
-@pytest.mark.parametrize(("if_match", "if_none_match", "read", "write"), CONDITIONS)
+@pytest.mark.parametrize("row", CONDITIONS)
 async def test_conditional_requests(
-    site: Site, kind: str, if_match: str | None, if_none_match: str | None, read: int, write: int | str
+    site: Site, kind: str, row: tuple[str | None, str | None, int, int | str]
 ) -> None:
+    if_match, if_none_match, read, write = row
     await put(site, artifact("a"))
     await site.call("POST", "/jobs", {"name": "a", "jobType": "render", "parameters": {"frames": 1}})
     path = f"/{kind}/a"
@@ -383,7 +385,8 @@ async def test_filters(site: Site) -> None:
         f"digest={DIGEST}": ["three"], f"digest={OTHER}": ["four"],
         "labelSelector=tier": ["one", "two"], "labelSelector=tier%3Dweb": ["one"],
         "labelSelector=tier!=web": ["four", "three", "two"], "labelSelector=!tier": ["four", "three"],
-        "labelSelector=tier in (web,db),env notin (prod)": ["two"], "labelSelector=": ["four", "one", "three", "two"],
+        "labelSelector=tier in (web,db),env notin (prod)": ["two"],
+        "labelSelector=": ["four", "one", "three", "two"],
         "createdAfter=2026-05-04T02:00:00Z": ["four", "three"],
         "createdAfter=2026-05-04T01:59:59.999Z": ["four", "three", "two"],
         "createdAfter=2026-05-04T05:00:00%2B02:00": ["four"],

@@ -438,7 +438,7 @@ async def test_quotas_show_usage_limits_and_who_is_next(site: Site) -> None:
         "tenant": "acme", "jobType": "render", "running": 1, "queued": 2, "reserved": 1, "maxRunning": 1,
         "initialized": True,
     }  # fmt: skip
-    assert found["storage"] == {"artifacts": 0, "sizeBytes": 0, "maxBytes": 100}
+    assert found["storage"] == {"usedBytes": 0, "reservedBytes": 0, "maxBytes": 100, "artifacts": 0}
     assert (await site.call("GET", "/quotas/render")).json == found["items"][0]
     first = (await site.call("GET", "/quotas/render/queue?limit=1")).json
     views.QueuePage.model_validate(first)

@@ -292,7 +292,9 @@ async def test_an_artifact_that_has_failed_takes_no_more(site: Site) -> None:
     path = await begin(site)
     status = {
         "observedGeneration": 1,
-        "conditions": [condition(*each, "UploadExpired") for each in (("Ready", "False"), ("Stalled", "True"))],
+        "conditions": [
+            condition(*each, "UploadExpired") for each in (("Ready", "False"), ("Stalled", "True"))
+        ],
     }
     site.cluster.set_status(names.ARTIFACTS, "a", NAMESPACE, status)
     async with asyncio.timeout(5):
@@ -468,3 +470,33 @@ async def test_a_session_that_goes_under_a_request(site: Site, monkeypatch: pyte
         with monkeypatch.context() as broken:
             broken.setattr(site.world.ports.sessions, method, gone)
             assert (await patch(site, path, 0, b"", last=True)).status == 404
+
+
+async def test_each_file_may_be_uploaded_in_pieces(site: Site) -> None:
+    files = [
+        {"name": "one", "mediaType": "application/zip", "upload": {}, "digest": DIGEST},
+        {"name": "two", "mediaType": "text/plain", "upload": {}},
+        {"name": "three", "mediaType": "text/plain", "inline": {"text": "x"}},
+    ]
+    made = await site.call(
+        "POST", "/artifacts", {"name": "m", "mediaType": "application/zip", "files": files}
+    )
+    assert made.status == 202, made.data
+    begun = [await site.call("POST", f"/artifacts/m/files/{name}/uploads") for name in ("one", "two")]
+    assert [each.json["file"] for each in begun] == ["one", "two"]
+    for each, data in zip(begun, (DATA, b"second"), strict=True):
+        views.UploadView.model_validate(each.json)
+        path = each.headers["Location"]
+        assert (await patch(site, path, 0, data[:3])).status == 204
+        assert (await patch(site, path, 3, data[3:], last=True)).status == 202
+        assert await head(site, path) == (204, str(len(data)), "?1")
+    found = site.cluster.find(names.ARTIFACTS, "m", NAMESPACE)
+    assert found is not None
+    assert [each.get("upload", {}).get("sizeBytes") for each in found["spec"]["files"]] == [
+        len(DATA),
+        6,
+        None,
+    ]
+    assert (await site.call("POST", "/artifacts/m/files/three/uploads")).status == 409
+    assert (await site.call("POST", "/artifacts/m/files/four/uploads")).status == 404
+    assert (await site.call("POST", "/artifacts/m/uploads")).status == 409

@@ -60,6 +60,34 @@ def test_what_is_created_or_deleted_between_two_pages_neither_hides_nor_repeats_
     assert names_of(take(changed, 3, first.token)) == ["c", "b", "a"]
 
 
+KEYS = st.tuples(st.integers(0, 4), st.sampled_from("abcdefgh"))
+
+
+@given(
+    st.sets(KEYS, max_size=20),
+    st.lists(st.tuples(st.sets(KEYS, max_size=4), st.sets(KEYS, max_size=4)), max_size=12),
+    st.integers(1, 4),
+)
+def test_whoever_stays_is_shown_once_whatever_comes_and_goes(
+    there: set[tuple[int, str]], events: list[tuple[set[tuple[int, str]], set[tuple[int, str]]]], limit: int
+) -> None:
+    """`events` are what is made and what is deleted between two pages; a key is an object's time and name."""
+    alive, stayed = set(there), set(there)
+    seen: list[tuple[int, str]] = []
+    token: str | None = None
+    for born, gone in [*events, *[(set(), set())] * 40]:
+        page = take([made(f"{name}-{second}", second) for second, name in alive], limit, token)
+        seen += [(int(found[2:]), found[0]) for found in names_of(page)]
+        if (token := page.token) is None:
+            break
+        alive = (alive | born) - gone
+        stayed &= alive - (born & gone)
+        stayed -= gone
+    assert len(seen) == len(set(seen))
+    assert stayed <= set(seen)
+    assert seen == sorted(seen, key=lambda key: (-key[0], key[1]))
+
+
 def test_an_object_without_a_time_comes_last() -> None:
     assert names_of(take([{"metadata": {"name": "x"}}, made("y")], 5)) == ["y", "x"]
 

@@ -121,3 +121,21 @@ def test_a_quota_in_force_is_ready() -> None:
         conditions.Condition("Ready", "True", "Ready", "the limits are in force"),
         conditions.Condition("OverLimit", "False", "WithinLimits", "usage is within the limits"),
     )
+
+
+@pytest.mark.parametrize(
+    "spec", [None, 3, [], {"tenants": 3}, {"tenants": {"a": []}}, {"tenants": [[], {}, 1]}]
+)
+def test_a_quota_of_another_shape_governs_nobody_and_stops_nobody(spec: Any) -> None:
+    broken = {"metadata": {"name": "broken", "creationTimestamp": "2020-01-01T00:00:00Z"}, "spec": spec}
+    fine = {
+        "metadata": {"name": "fine", "creationTimestamp": "2021-01-01T00:00:00Z"},
+        "spec": {"tenants": ["acme"], "jobs": [{"jobType": "*", "maxRunning": 1}]},
+    }
+    assert quotas.limits_for("acme", "x", [broken, fine]).max_running == 1
+
+
+@pytest.mark.parametrize("jobs", [3, "x", {"a": 1}])
+def test_rows_of_another_shape_refuse_rather_than_overshoot(jobs: Any) -> None:
+    broken = {"metadata": {"name": "broken"}, "spec": {"tenants": ["acme"], "jobs": jobs}}
+    assert quotas.limits_for("acme", "x", [broken]) == quotas.Limits(0, 0)

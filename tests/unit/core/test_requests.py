@@ -12,6 +12,8 @@ from manifestry.core.requests import Provenance
 PROVENANCE = Provenance("alice", "nightly", "0b6e", "00-aa-bb-01")
 NAMESPACE = "tenant-acme"
 
+DIGEST = f"sha256:{'a' * 64}"
+
 
 def artifact(**body: Any) -> dict[str, Any]:
     return requests.artifact({"mediaType": "text/plain", **body}, NAMESPACE, PROVENANCE)
@@ -75,9 +77,18 @@ def test_a_name_is_made_from_the_project(project: str | None, prefix: str) -> No
     [
         ({}, ""),
         ({"inline": {"text": ""}, "upload": {}}, "/upload"),
-        ({"url": {"url": "https://x"}}, "/url"),
+        ({"url": {"url": "http://a.example/"}}, "/url/url"),
+        ({"url": {"url": "https://0x7f.1/"}}, "/url/url"),
         ({"secretRef": {"name": "a", "key": "b"}}, "/secretRef"),
-        ({"files": []}, "/files"),
+        ({"files": [{"name": "a", "secretRef": {"name": "a", "key": "b"}}]}, "/files/0/secretRef"),
+        ({"files": [{"name": "a", "upload": {}}, {"name": "b"}]}, "/files/1"),
+        ({"files": [{"name": "a", "upload": {}}, {"name": "a", "upload": {}}]}, "/files/1/name"),
+        ({"files": [{"name": "a", "upload": {}, "inline": {"text": ""}}]}, "/files/0/upload"),
+        ({"files": [{"name": "a", "inline": {"text": "abc"}, "sizeBytes": 4}]}, "/files/0/sizeBytes"),
+        ({"files": [{"name": "a", "inline": {"data": "!"}}]}, "/files/0/inline/data"),
+        ({"files": [{"name": "a", "url": {"url": "https://localhost/"}}]}, "/files/0/url/url"),
+        ({"files": [{"name": "a", "upload": {}}], "sizeBytes": 4}, "/sizeBytes"),
+        ({"files": [{"name": "a", "upload": {}}], "inline": {"text": ""}}, "/files"),
         ({"inline": {}}, "/inline"),
         ({"inline": {"text": "a", "data": "YQ=="}}, "/inline"),
         ({"inline": {"data": "!"}}, "/inline/data"),
@@ -89,6 +100,38 @@ def test_a_source_that_does_not_fit_names_its_field(body: dict[str, Any], pointe
     problem = refused(errors.VALIDATION_FAILED, requests.check_source, body)
     assert problem.errors[0].pointer == pointer
     assert "must" in problem.detail
+
+
+@pytest.mark.parametrize(
+    ("body", "source", "awaits"),
+    [
+        ({"inline": {"text": ""}}, "inline", False),
+        ({"upload": {}}, "upload", True),
+        ({"object": {"digest": DIGEST}}, "object", False),
+        ({"url": {"url": "https://a.example/"}}, "url", False),
+        ({"configMapRef": {"name": "a", "key": "b"}}, "configMapRef", False),
+        ({"files": [{"name": "a", "inline": {"text": ""}}, {"name": "b", "upload": {}}]}, "files", True),
+        ({"files": [{"name": "a", "object": {"digest": DIGEST}}]}, "files", False),
+    ],
+)
+def test_sources_that_are_served(body: dict[str, Any], source: str, awaits: bool) -> None:
+    assert requests.check_source(body) == source
+    assert requests.awaits_upload(body) is awaits
+
+
+def test_an_uploaded_file_is_recorded_beside_the_others() -> None:
+    files = [
+        {"name": "a", "upload": {"expiresAfterSeconds": 60}, "mediaType": "a/b"},
+        {"name": "b", "upload": {}, "mediaType": "a/b"},
+    ]
+    body = {"metadata": {"resourceVersion": "7"}, "spec": {"files": files}}
+    change = requests.uploaded(body, DIGEST, 5, "a")
+    recorded = {"expiresAfterSeconds": 60, "digest": DIGEST, "sizeBytes": 5}
+    assert change == {
+        "metadata": {"resourceVersion": "7"},
+        "spec": {"files": [{**files[0], "upload": recorded}, files[1]]},
+    }
+    assert requests.awaits_upload(change["spec"])
 
 
 def test_an_inline_payload_over_64_kib_is_too_large() -> None:

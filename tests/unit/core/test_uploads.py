@@ -236,3 +236,18 @@ AWAITING = {"metadata": {"uid": "u"}, "spec": {"upload": {}}}
 )
 def test_whether_an_artifact_still_waits(artifact: Any, has_failed: bool, awaited: bool) -> None:
     assert uploads.is_awaited(session(), artifact, has_failed=has_failed) is awaited
+
+
+@pytest.mark.parametrize(
+    ("files", "awaited"),
+    [
+        ([{"name": "f", "upload": {}}], True),
+        ([{"name": "f", "upload": {"digest": DIGEST}}, {"name": "g", "upload": {}}], False),
+        ([{"name": "f", "inline": {}}], False),
+        ([{"name": "g", "upload": {}}], False),
+        (None, False),
+    ],
+)
+def test_whether_a_file_still_waits(files: Any, awaited: bool) -> None:
+    artifact = {"metadata": {"uid": "u"}, "spec": {"files": files}}
+    assert uploads.is_awaited(session(file="f"), artifact, has_failed=False) is awaited

@@ -372,6 +372,15 @@ def test_a_ledger_is_named_after_its_job_type() -> None:
     assert changed == [*named, "`jobType` is immutable"]
 
 
+def test_a_ledger_is_for_a_job_type_or_for_the_storage() -> None:
+    storage = "`spec.storage` must be set in `storage.manifestry`, and nowhere else"
+    one_of = "exactly one of `jobType` or `storage` must be set"
+    assert sorted(judge("QuotaLedger", {"jobType": "render", "storage": {}})) == [storage, one_of]
+    assert judge("QuotaLedger", {}) == [one_of]
+    turned = judge("QuotaLedger", {"storage": {}}, {"jobType": "render"})
+    assert sorted(turned) == ["`jobType` is immutable", storage]
+
+
 def test_sources_of_a_file_carry_the_rules_of_sources_of_the_payload() -> None:
     rules = schemas.rules(KINDS["Artifact"])
     in_files = [

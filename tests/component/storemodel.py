@@ -1,0 +1,580 @@
+"""What a store must do, as a model of it: artifacts, uploads, sessions, garbage, and a kill at any step.
+
+The model knows three things of a blob: it is there, it is not, or a kill has left that open until one looks.
+Whatever happens: what an artifact refers to can be read and is whole, what is visible is whole, and what a
+session has acknowledged stays.
+"""
+
+import asyncio
+import hashlib
+import os
+import random
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar, Final, TypeVar, cast
+
+import obstore
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from obstore.store import LocalStore as Folder
+from obstore.store import ObjectStore, S3Store
+
+from manifestry.adapters import inventory, sessions, sessions_local, sessions_remote, store
+from manifestry.core import blobkeys, digests, uploads
+from manifestry.settings import StoreSettings
+from tests.faults.crashes import Crash, Fuse
+from tests.seaweed.server import S3Server
+
+SIZES: Final = (0, 1, 17, 1000, 5000, 70_001, (1 << 20) + 1)
+PAYLOADS: Final = tuple(random.Random(size).randbytes(size) for size in SIZES)
+PIECE_BYTES: Final = 2000  # instead of 1 or 8 MiB, so that an append has several
+SESSION_LIMIT: Final = 3
+FUTURE: Final = datetime(2100, 1, 1, tzinfo=UTC)
+GRACE: Final = timedelta(hours=2)
+LOST_ANSWER: Final = -1  # everything is done, but nobody hears of it
+
+T = TypeVar("T")
+Key = tuple[str, str]  # tenant uid, digest
+
+
+@dataclass
+class Place:
+    """Where a run's store is, and how to look behind it."""
+
+    settings: Mapping[str, str]
+    behind: ObjectStore
+    folder: Path | None = None
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return what is stored below a prefix."""
+        return sorted(item["path"] for page in obstore.list(self.behind, prefix) for item in page)
+
+    def age(self, tenant_uids: Collection[str]) -> None:
+        """Make blobs older than any grace period."""
+        assert self.folder is not None
+        for tenant_uid in tenant_uids:
+            for path in (self.folder / blobkeys.tenant(tenant_uid)).rglob("*"):
+                if path.is_file():
+                    os.utime(path, (1e9, 1e9))
+
+
+def local_place(root: Path) -> Place:
+    """Return a new folder."""
+    folder = Path(tempfile.mkdtemp(dir=root))
+    behind = cast("ObjectStore", Folder(folder))
+    return Place({"MANIFESTRY_STORE_PATH": str(folder)}, behind, folder)
+
+
+def s3_place(server: S3Server) -> Place:
+    """Return a new prefix in the server's bucket."""
+    prefix = f"model/{uuid.uuid4()}"
+    behind = S3Store(
+        server.bucket,
+        prefix=prefix,
+        endpoint=server.endpoint,
+        region=server.region,
+        access_key_id=server.access_key,
+        secret_access_key=server.secret_key,
+        client_options={"allow_http": True},
+    )
+    return Place({**server.settings(), "MANIFESTRY_STORE_PREFIX": prefix}, cast("ObjectStore", behind))
+
+
+@dataclass
+class Upload:
+    """A session as the model knows it.
+
+    Args:
+        acknowledged: an offset that the client was told.
+        sent: as far as bytes may have come.
+        may_be_sealed: a seal was begun.
+        may_be_gone: an abort was begun.
+    """
+
+    session: uploads.Session
+    data: bytes
+    acknowledged: int = 0
+    sent: int = 0
+    is_sealed: bool = False
+    may_be_sealed: bool = False
+    is_finished: bool = False
+    may_be_finished: bool = False
+    may_be_gone: bool = False
+
+
+@dataclass
+class Model:
+    """What the store must have."""
+
+    there: dict[Key, bytes] = field(default_factory=dict)
+    open: dict[Key, bytes] = field(default_factory=dict)
+    staged: list[tuple[store.Staged, bytes]] = field(default_factory=list)
+    references: list[Key] = field(default_factory=list)
+    uploads: dict[str, Upload] = field(default_factory=dict)
+
+    def gains(self, key: Key, data: bytes) -> None:
+        """A blob is there for sure."""
+        self.open.pop(key, None)
+        self.there[key] = data
+
+    def loses(self, key: Key) -> None:
+        """A blob is gone for sure."""
+        self.open.pop(key, None)
+        self.there.pop(key, None)
+
+    def doubts(self, key: Key, data: bytes) -> None:
+        """A kill has left open whether a blob has come."""
+        if key not in self.there:
+            self.open[key] = data
+
+    def doubts_removal(self, key: Key) -> None:
+        """A kill has left open whether a blob has gone."""
+        if key in self.there:
+            self.open[key] = self.there.pop(key)
+
+
+payloads = st.sampled_from(PAYLOADS)
+tenants = st.integers(0, 1)
+kills = st.none() | st.none() | st.none() | st.integers(LOST_ANSWER, 14)
+
+
+class Killed:
+    """The outcome of what was killed."""
+
+
+KILLED: Final = Killed()
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Does to one store what clients, collectors and kills do, and compares."""
+
+    make_place: ClassVar[Callable[[], Place]]
+    fuse: ClassVar[Fuse]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.place = type(self).make_place()
+        self.tenant_uids = (str(uuid.uuid4()), str(uuid.uuid4()))
+        self.model = Model()
+        self.numbers = random.Random(0)
+
+    @initialize()
+    def begin(self) -> None:
+        self._open()
+
+    def teardown(self) -> None:
+        """Look at everything once more."""
+        try:
+            self.fuse.mend()
+            self._reads_back()
+        finally:
+            self._close()
+            self.runner.close()
+
+    # -- plain uploads
+
+    @rule(data=payloads, kill=kills)
+    def stage(self, data: bytes, kill: int | None) -> None:
+        staged = self._do(lambda: self.store.stage(_chunks(data), limit_bytes=len(data)), kill)
+        if isinstance(staged, store.Staged):
+            assert (staged.digest, staged.size_bytes) == (digests.of(data), len(data))
+            self.model.staged.append((staged, data))
+
+    @rule(data=payloads, after=st.integers(0, 1 << 20), too_large=st.booleans())
+    def stage_and_fail(self, data: bytes, after: int, too_large: bool) -> None:
+        if too_large and not data:
+            return
+        source = _chunks(data) if too_large else _broken(data[:after])
+        limit = len(data) - 1 if too_large else len(data)
+        try:
+            self._do(lambda: self.store.stage(source, limit_bytes=limit), None)
+        except (store.TooLargeError, ConnectionResetError):
+            return
+        raise AssertionError("it must not succeed")
+
+    @precondition(lambda self: self.model.staged)
+    @rule(choice=st.integers(0, 99), tenant=tenants, kill=kills)
+    def publish(self, choice: int, tenant: int, kill: int | None) -> None:
+        """An artifact is created: bytes first, then what refers to them."""
+        staged, data = self._pick(self.model.staged, choice)
+        key = (self.tenant_uids[tenant], staged.digest)
+        self.model.staged.remove((staged, data))
+        if self._do(lambda: self.store.publish(key[0], staged), kill) is KILLED:
+            self.model.doubts(key, data)
+        else:
+            self.model.gains(key, data)
+            self.model.references.append(key)
+
+    @precondition(lambda self: self.model.staged)
+    @rule(choice=st.integers(0, 99), kill=kills)
+    def discard(self, choice: int, kill: int | None) -> None:
+        staged, data = self._pick(self.model.staged, choice)
+        self.model.staged.remove((staged, data))
+        self._do(lambda: self.store.discard(staged), kill)
+
+    @rule(data=payloads, tenant=tenants, kill=kills)
+    def put(self, data: bytes, tenant: int, kill: int | None) -> None:
+        key = (self.tenant_uids[tenant], digests.of(data))
+        if self._do(lambda: self.store.put(key[0], data), kill) is KILLED:
+            self.model.doubts(key, data)
+        else:
+            self.model.gains(key, data)
+            self.model.references.append(key)
+
+    @precondition(lambda self: self.model.references)
+    @rule(choice=st.integers(0, 99))
+    def delete_artifact(self, choice: int) -> None:
+        self.model.references.remove(self._pick(self.model.references, choice))
+
+    @rule(data=payloads, tenant=tenants, first=st.integers(0, 80_000), count=st.integers(0, 80_000))
+    def read_a_range(self, data: bytes, tenant: int, first: int, count: int) -> None:
+        key = (self.tenant_uids[tenant], digests.of(data))
+        if self._is_there(key, data):
+            first = min(first, len(data))
+            count = min(count, len(data) - first)
+            assert self._run(self._received(key, first, count)) == data[first : first + count]
+
+    @rule()
+    def reopen(self) -> None:
+        """A restart, in good order."""
+        self._close()
+        self._open()
+
+    # -- sessions
+
+    @rule(data=payloads, tenant=tenants, kill=kills)
+    def create_session(self, data: bytes, tenant: int, kill: int | None) -> None:
+        session = uploads.Session(
+            str(uuid.uuid4()), self.tenant_uids[tenant], "team", "artifact", str(uuid.uuid4())
+        )
+        taken = [
+            each
+            for each in self.model.uploads.values()
+            if each.session.tenant_uid == session.tenant_uid and not each.is_finished
+        ]
+        sure = [each for each in taken if not (each.may_be_finished or each.may_be_gone)]
+        try:
+            made = self._do(lambda: self.sessions.create(session, limit=SESSION_LIMIT), kill)
+        except sessions.SessionLimitError:
+            assert len(taken) >= SESSION_LIMIT
+            return
+        assert len(sure) < SESSION_LIMIT
+        if isinstance(made, uploads.Session):
+            self.model.uploads[made.session_id] = Upload(made, data)
+        else:
+            state = self._run(self.sessions.head(session.session_id))
+            if state is not None:
+                self.model.uploads[session.session_id] = Upload(state.session, data)
+            self._run(self.sessions.free_slots(FUTURE))
+
+    @precondition(lambda self: self.model.uploads)
+    @rule(
+        choice=st.integers(0, 99),
+        count=st.integers(1, 9000),
+        wrong=st.sampled_from((0, 0, 0, 1, -1)),
+        breaks=st.booleans(),
+        kill=kills,
+    )
+    def append(self, choice: int, count: int, wrong: int, breaks: bool, kill: int | None) -> None:
+        upload = self._pick_upload(choice)
+        if upload is None:
+            return
+        offset = upload.acknowledged
+        data = upload.data[offset : offset + count]
+        refused = bool(wrong) or upload.is_sealed
+        if not data or (offset + wrong < 0) or (upload.may_be_sealed and not upload.is_sealed):
+            return
+        if not refused:
+            upload.sent = offset + len(data)
+        source = _broken(data) if breaks else _chunks(data, 700)
+        try:
+            end = self._do(
+                lambda: self.sessions.append(
+                    upload.session, offset + wrong, source, limit_bytes=len(data)
+                ),
+                kill,
+            )
+        except sessions.OffsetError:
+            assert refused
+        except sessions.SessionNotFoundError:
+            assert upload.is_finished or upload.may_be_finished
+        except ConnectionResetError:
+            assert breaks
+        else:
+            if isinstance(end, int):
+                assert not refused, "bytes were taken that nobody will ever see"
+                assert end == offset + len(data)
+                upload.acknowledged = end
+        self._check_upload(upload)
+
+    @precondition(lambda self: self.model.uploads)
+    @rule(choice=st.integers(0, 99), kill=kills)
+    def seal(self, choice: int, kill: int | None) -> None:
+        upload = self._pick_upload(choice)
+        if upload is not None:
+            self._seal(upload, kill)
+
+    @precondition(lambda self: self.model.uploads)
+    @rule(choice=st.integers(0, 99), kill=kills, kill_publish=kills, kill_finish=kills)
+    def complete(
+        self, choice: int, kill: int | None, kill_publish: int | None, kill_finish: int | None
+    ) -> None:
+        """Seal, publish, refer, finish: as the facade does, killed anywhere."""
+        upload = self._pick_upload(choice)
+        if upload is None or upload.is_finished or upload.may_be_finished:
+            return
+        staged = self._seal(upload, kill)
+        if staged is None:
+            return
+        key, data = (upload.session.tenant_uid, staged.digest), upload.data[: staged.size_bytes]
+        if self._do(lambda: self.store.publish(key[0], staged), kill_publish) is KILLED:
+            self.model.doubts(key, data)
+            return
+        self.model.gains(key, data)
+        self.model.references.append(key)
+        upload.may_be_finished = True
+        if self._do(lambda: self.sessions.finish(upload.session), kill_finish) is not KILLED:
+            upload.is_finished = True
+        else:
+            self._run(self.sessions.finish(upload.session))
+            upload.is_finished = True
+        self._check_upload(upload)
+
+    @precondition(lambda self: self.model.uploads)
+    @rule(choice=st.integers(0, 99), kill=kills)
+    def abort(self, choice: int, kill: int | None) -> None:
+        upload = self._pick_upload(choice)
+        if upload is None:
+            return
+        if self._do(lambda: self.sessions.abort(upload.session), kill) is KILLED:
+            upload.may_be_gone = True
+            if self._run(self.sessions.head(upload.session.session_id)) is not None:
+                self._run(self.sessions.abort(upload.session))  # the client, or the collector, tries again
+        assert self._run(self.sessions.head(upload.session.session_id)) is None
+        del self.model.uploads[upload.session.session_id]
+        self._run(self.sessions.free_slots(FUTURE))
+
+    @rule(kill=kills)
+    def sweep(self, kill: int | None) -> None:
+        """The collector removes what belongs to nobody: then nothing else is left."""
+        if self._do(self._sweep, kill) is KILLED:
+            self._run(self._sweep())
+        kept = self._run(self._kept_ids())
+        found = {key.split("/")[1].split(".")[0] for key in self.place.keys("uploads")}
+        assert found <= kept, found - kept
+
+    async def _sweep(self) -> None:
+        kept = await self._kept_ids()
+        async for entry in self.sessions.entries():
+            if isinstance(entry, uploads.Leftover):
+                if entry.upload_id not in kept:
+                    await self.sessions.remove(entry)
+            elif entry.session.session_id not in self.model.uploads:
+                await self.sessions.abort(entry.session)
+        await self.sessions.free_slots(FUTURE)
+
+    async def _kept_ids(self) -> set[str]:
+        kept = {staged.upload_id for staged, _ in self.model.staged} | set(self.model.uploads)
+        for session_id in self.model.uploads:
+            state = await self.sessions.head(session_id)
+            if state is not None and state.seal is not None:
+                kept.add(state.seal.staged_id)
+        return kept
+
+    # -- garbage
+
+    @rule(tenant=tenants, kill=kills)
+    def collect(self, tenant: int, kill: int | None) -> None:
+        """What nobody refers to goes, what somebody refers to stays."""
+        tenant_uid = self.tenant_uids[tenant]
+        everything = {digests.of(data): data for data in PAYLOADS}
+        referred = self._referred(tenant_uid)
+        visible = {blob.digest for blob in self._run(self.inventory.blobs(tenant_uid))}
+        live = self._live(tenant_uid)
+        removal = self._do(
+            lambda: self.inventory.remove(tenant_uid, sorted(everything), live, timedelta(0)), kill
+        )
+        for digest in visible - referred:
+            if removal is KILLED:
+                self.model.doubts_removal((tenant_uid, digest))
+            else:
+                self.model.loses((tenant_uid, digest))
+        if isinstance(removal, inventory.Removal):
+            # S3's times are whole seconds: what is as old as its claim may go or stay.
+            removed = {blob.digest for blob in removal.removed}
+            assert removed <= visible - referred
+            for digest in visible - referred - removed:
+                assert self.place.folder is None
+                self.model.open[tenant_uid, digest] = everything.get(digest, b"")
+        else:
+            self._run(self.inventory.reap(FUTURE))  # a dead collector's claims become stale
+
+    @precondition(lambda self: self.place.folder and self.model.staged)
+    @rule(choice=st.integers(0, 99), tenant=tenants, pause=st.floats(0, 0.01))
+    def publish_while_collecting(self, choice: int, tenant: int, pause: float) -> None:
+        """Old bytes are published again at the moment in which a collector decides about them."""
+        staged, data = self._pick(self.model.staged, choice)
+        self.model.staged.remove((staged, data))
+        key = (self.tenant_uids[tenant], staged.digest)
+        self.place.age(self.tenant_uids)
+        visible = {blob.digest for blob in self._run(self.inventory.blobs(key[0]))}
+
+        async def publish() -> None:
+            await asyncio.sleep(pause)
+            await self.store.publish(key[0], staged)
+            self.model.references.append(key)
+
+        async def both() -> inventory.Removal:
+            removing = self.inventory.remove(key[0], [*visible, key[1]], self._live(key[0]), GRACE)
+            removal, _ = await asyncio.gather(removing, publish())
+            return removal
+
+        removal = self._run(both())
+        for blob in removal.removed:
+            self.model.loses((key[0], blob.digest))
+        self.model.gains(key, data)
+
+    def _live(self, tenant_uid: str) -> Callable[[frozenset[str]], Awaitable[Collection[str]]]:
+        async def live(asked: frozenset[str]) -> Collection[str]:
+            await asyncio.sleep(0)
+            return asked & self._referred(tenant_uid)
+
+        return live
+
+    def _referred(self, tenant_uid: str) -> set[str]:
+        return {digest for owner, digest in self.model.references if owner == tenant_uid}
+
+    # -- what must always hold
+
+    @invariant()
+    def visible_is_what_the_model_says(self) -> None:
+        for tenant_uid in self.tenant_uids:
+            shown = set(self.place.keys(blobkeys.tenant(tenant_uid)))
+            found = {parsed for key in shown if (parsed := blobkeys.parse_blob(key))}
+            assert len(found) == len(shown), "there is something else below a tenant's blobs"
+            sure = {key for key in self.model.there if key[0] == tenant_uid}
+            assert sure <= found, "a blob is lost"
+            assert found <= sure | set(self.model.open), "a blob came from nowhere"
+
+    def _reads_back(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        for key, data in self.model.there.items():
+            assert self._run(self._received(key, 0, None)) == data
+        for key, data in self.model.open.items():
+            if self._run(self.store.head(*key)) is not None:
+                assert self._run(self._received(key, 0, None)) == data
+        for reference in self.model.references:
+            assert reference in self.model.there
+        for upload in list(self.model.uploads.values()):
+            self._check_upload(upload)
+
+    def _is_there(self, key: Key, data: bytes) -> bool:
+        blob = self._run(self.store.head(*key))
+        assert blob in {None, store.Blob(key[1], len(data))}
+        if key in self.model.there:
+            assert blob is not None
+        elif key not in self.model.open:
+            assert blob is None
+        elif blob is not None:
+            self.model.gains(key, data)
+        else:
+            self.model.loses(key)
+        return blob is not None
+
+    def _check_upload(self, upload: Upload) -> None:
+        state = self._run(self.sessions.head(upload.session.session_id))
+        if state is None:
+            assert upload.may_be_gone or upload.may_be_finished, "a session is lost"
+            return
+        assert state.session == upload.session
+        assert upload.acknowledged <= state.offset <= upload.sent
+        upload.acknowledged = upload.sent = state.offset
+        assert upload.is_sealed <= (state.seal is not None) <= (upload.is_sealed or upload.may_be_sealed)
+        if state.seal is not None:
+            upload.is_sealed = True
+
+    def _seal(self, upload: Upload, kill: int | None) -> store.Staged | None:
+        self._check_upload(upload)
+        upload.may_be_sealed = True
+        staged = self._do(lambda: self.sessions.seal(upload.session), kill)
+        if not isinstance(staged, store.Staged):
+            self._check_upload(upload)
+            upload.may_be_sealed = upload.is_sealed
+            return None
+        upload.is_sealed = True
+        sent = upload.data[: upload.acknowledged]
+        assert (staged.digest, staged.size_bytes) == (digests.of(sent), len(sent))
+        return staged
+
+    # -- how it is done
+
+    def _open(self) -> None:
+        settings = StoreSettings.from_mapping(self.place.settings)
+
+        async def opening() -> None:
+            self.store = store.open_store(settings)
+            self.sessions = sessions.open_sessions(settings, self.store)
+
+        self.runner.run(opening())
+        assert isinstance(self.sessions, sessions_local.LocalSessions | sessions_remote.RemoteSessions)
+        self.sessions.piece_bytes = PIECE_BYTES
+        self.inventory = inventory.Inventory(self.store)
+
+    def _close(self) -> None:
+        if hasattr(self, "store"):
+            self.runner.run(self.sessions.close())
+            self.runner.run(self.store.close())
+
+    def _run(self, work: Any) -> Any:
+        async def bounded() -> Any:
+            async with asyncio.timeout(30):
+                return await work
+
+        return self.runner.run(bounded())
+
+    def _do(self, work: Callable[[], Awaitable[T]], kill: int | None) -> T | Killed:
+        """Do something, and be killed after `kill` steps of it; then a new process takes over."""
+        if kill is not None and kill != LOST_ANSWER:
+            self.fuse.set(kill)
+        try:
+            done = self._run(work())
+        except Crash:
+            done = KILLED
+        finally:
+            blown = self.fuse.blown
+            self.fuse.mend()
+        if blown or kill == LOST_ANSWER:
+            self.reopen()
+            return KILLED
+        return cast("T", done)
+
+    def _pick(self, listed: list[T], choice: int) -> T:
+        return listed[choice % len(listed)]
+
+    def _pick_upload(self, choice: int) -> Upload | None:
+        upload = self._pick(list(self.model.uploads.values()), choice)
+        self._check_upload(upload)
+        return upload
+
+    async def _received(self, key: Key, first: int, count: int | None) -> bytes:
+        views = [bytes(view) async for view in self.store.stream(*key, offset=first, count=count)]
+        data = b"".join(views)
+        assert count is not None or f"sha256:{hashlib.sha256(data).hexdigest()}" == key[1]
+        return data
+
+
+async def _chunks(data: bytes, size: int = 64 << 10) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+async def _broken(data: bytes) -> AsyncIterator[bytes]:
+    async for chunk in _chunks(data, 700):
+        yield chunk
+    raise ConnectionResetError

@@ -1,0 +1,45 @@
+"""Run the model of a store against both kinds of store."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.component import storemodel
+from tests.faults import crashes
+from tests.seaweed.server import S3Server
+
+# Seconds, not minutes: a step on S3 is some ten requests. More of both finds more, in a night.
+LOCAL = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+REMOTE = settings(
+    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+def check(make_place: Callable[[], storemodel.Place], how: settings) -> None:
+    fuse = crashes.Fuse()
+
+    class Machine(storemodel.StoreMachine):
+        pass
+
+    Machine.make_place = staticmethod(make_place)  # type: ignore[assignment]
+    Machine.fuse = fuse
+    with crashes.fragile(fuse):
+        run_state_machine_as_test(Machine, settings=how)
+
+
+def test_a_local_store_does_what_the_model_does(tmp_path: Path) -> None:
+    check(lambda: storemodel.local_place(tmp_path), LOCAL)
+
+
+def test_a_bucket_does_what_the_model_does(s3: S3Server) -> None:
+    check(lambda: storemodel.s3_place(s3), REMOTE)
+
+
+@pytest.fixture(autouse=True)
+def no_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # a failing example belongs into the report, not into the checkout

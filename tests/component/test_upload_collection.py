@@ -1,0 +1,181 @@
+"""Abandoned uploads are found and removed; whoever goes on with one keeps it."""
+
+import copy
+import os
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from manifestry.adapters import cluster, sessions, store
+from manifestry.core import names, uploads
+from manifestry.handlers import uploads as handler
+from manifestry.handlers.registry import Context
+from manifestry.settings import OperatorSettings, StoreSettings
+
+TENANT = str(uuid.uuid4())
+DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
+
+
+async def chunks(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+@dataclass
+class World:
+    root: Path
+    sessions: sessions.Sessions
+    store: store.Store
+    collector: handler.Collector
+    artifacts: dict[str, Any] = field(default_factory=dict)
+    asked: int = 0
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    monotonic: float = 0.0
+
+    @property
+    def ctx(self) -> Context:
+        clock = SimpleNamespace(now=lambda: self.at, monotonic=lambda: self.monotonic)
+        return cast("Any", SimpleNamespace(client=self, clock=clock, settings=OperatorSettings()))
+
+    async def get(self, resource: names.Resource, name: str, namespace: str) -> Any:
+        assert (resource, namespace) == (names.ARTIFACTS, "team")
+        self.asked += 1
+        if name not in self.artifacts:
+            raise cluster.NotFoundError(404, "NotFound", "not found")
+        return copy.deepcopy(self.artifacts[name])
+
+    async def begin(self, name: str = "a", data: bytes = b"hello") -> uploads.Session:
+        uid = str(uuid.uuid4())
+        self.artifacts[name] = {"metadata": {"name": name, "uid": uid}, "spec": {"upload": {}}}
+        wanted = uploads.Session(str(uuid.uuid4()), TENANT, "team", name, uid)
+        begun = await self.sessions.create(wanted, limit=64)
+        await self.sessions.append(begun, 0, chunks(data), limit_bytes=len(data))
+        return begun
+
+    async def collect(self, after: timedelta) -> dict[str, int]:
+        self.at = datetime.now(UTC) + after
+        return dict(await self.collector.collect(self.ctx))
+
+    def files(self, folder: str = "") -> list[str]:
+        return sorted(path.name for path in (self.root / folder).rglob("*") if path.is_file())
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    settings = StoreSettings(store_path=str(tmp_path))
+    objects = store.open_store(settings)
+    used = sessions.open_sessions(settings, objects)
+    yield World(tmp_path, used, objects, handler.Collector(used))
+    await used.close()
+    await objects.close()
+
+
+async def test_a_session_at_rest_is_removed_after_its_time(world: World) -> None:
+    session = await world.begin()
+    assert await world.collect(DAY - MINUTE) == {}
+    assert await world.sessions.head(session.session_id) is not None
+    assert await world.collect(DAY) == {"sessions": 1}
+    assert world.files() == []
+    assert await world.collect(DAY) == {}
+
+
+async def test_each_piece_gives_it_a_new_time(world: World) -> None:
+    session = await world.begin()
+    path = world.root / "uploads" / session.session_id
+    for each in (path, path.with_suffix(".json")):
+        os.utime(each, (0, 0))
+    await world.sessions.append(session, 5, chunks(b"more"), limit_bytes=4)
+    assert await world.collect(MINUTE) == {}
+    assert await world.collect(DAY + MINUTE) == {"sessions": 1}
+
+
+@pytest.mark.parametrize("change", ["deleted", "renewed", "recorded", "failed"])
+async def test_a_session_that_nobody_waits_for_goes_earlier(world: World, change: str) -> None:
+    await world.begin()
+    artifact = world.artifacts["a"]
+    match change:
+        case "deleted":
+            world.artifacts.clear()
+        case "renewed":
+            artifact["metadata"]["uid"] = "other"
+        case "recorded":
+            artifact["spec"]["upload"] = {"digest": "sha256:" + "0" * 64}
+        case _:
+            stalled = {"type": "Stalled", "status": "True", "reason": "UploadExpired"}
+            artifact["metadata"]["generation"] = 1
+            artifact["status"] = {"observedGeneration": 1, "conditions": [stalled]}
+    assert await world.collect(HOUR - MINUTE) == {}
+    assert world.asked == 0
+    assert await world.collect(HOUR) == {"sessions": 1}
+    assert world.files() == []
+
+
+async def test_an_awaited_session_is_asked_for_and_kept(world: World) -> None:
+    session = await world.begin()
+    assert await world.collect(HOUR) == {}
+    assert world.asked == 1
+    assert await world.sessions.head(session.session_id) is not None
+
+
+async def test_a_plain_upload_that_was_killed_is_removed(world: World) -> None:
+    staged = await world.store.stage(chunks(b"killed here"), limit_bytes=100)
+    assert await world.collect(HOUR - MINUTE) == {}
+    blob = await world.store.publish(TENANT, staged)
+    await world.store.stage(chunks(b"killed here"), limit_bytes=100)
+    assert await world.collect(HOUR) == {"leftovers": 1}
+    assert await world.store.head(TENANT, blob.digest) == blob
+    assert world.files("uploads") == []
+
+
+async def test_a_slot_of_a_session_that_never_began_is_freed(world: World) -> None:
+    session = await world.begin()
+    slot = world.root / uploads.slot(TENANT, session.slot + 1)
+    slot.write_text(str(uuid.uuid4()))
+    assert await world.collect(HOUR - MINUTE) == {}
+    assert await world.collect(HOUR + MINUTE) == {"slots": 1}
+    assert world.files("sessions") == [Path(uploads.slot(TENANT, session.slot)).name]
+
+
+async def test_what_is_not_ours_stays(world: World) -> None:
+    await world.begin()
+    for name in ("note.txt", ".nfs0001", "x.json"):
+        (world.root / "uploads" / name).write_text("")
+    assert await world.collect(DAY) == {"sessions": 1}
+    assert world.files("uploads") == [".nfs0001", "note.txt", "x.json"]
+
+
+async def test_the_store_is_not_listed_at_each_resync(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = 0
+
+    async def collect(_: Context) -> dict[str, int]:
+        nonlocal runs
+        runs += 1
+        return {"sessions": 1} if runs == 1 else {}
+
+    monkeypatch.setattr(world.collector, "collect", collect)
+    for seconds in range(0, 1201, 60):
+        world.monotonic = float(seconds)
+        await world.collector.resync(world.ctx)
+    assert runs == 3
+
+
+async def test_a_store_that_is_down_is_tried_at_the_next_resync(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.begin()
+
+    async def fail(*_: object) -> int:
+        raise store.StoreUnavailableError("down")
+
+    world.at += DAY
+    with monkeypatch.context() as broken:
+        broken.setattr(world.sessions, "free_slots", fail)
+        with pytest.raises(store.StoreUnavailableError):
+            await world.collector.resync(world.ctx)
+    await world.collector.resync(world.ctx)
+    assert world.files() == []
