@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from manifestry.adapters import reservations
 from manifestry.core import digests, errors
+from manifestry_api import uploads
 
 
 class Payload:
@@ -16,20 +17,36 @@ class Payload:
     Args:
         request: whose body.
         hold: the charge that grows with it.
-        offset: how many bytes of the upload are stored already, and charged.
+        charged: how many bytes are stored already, and charged.
+        digest: what the body must hash to; None if nobody has said, then it is not hashed.
     """
 
-    def __init__(self, request: Request, hold: reservations.Hold, offset: int) -> None:
-        self.request = request
+    def __init__(
+        self, request: Request, hold: reservations.Hold, charged: int, digest: str | None = None
+    ) -> None:
+        self._request = request
         self._hold = hold
-        self._end = offset
+        self._charged = charged
+        self._stated = digest
         self._hash = hashlib.sha256()
         self.broken: errors.Problem | None = None
 
     @property
-    def digest(self) -> str:
-        """Return the digest of what has come."""
-        return f"{digests.ALGORITHM}:{self._hash.hexdigest()}"
+    def is_promised(self) -> bool:
+        """Tell whether somebody has said what the body must hash to."""
+        return self._stated is not None
+
+    def check(self) -> None:
+        """Refuse a body that broke off or is not what its digest says.
+
+        Raises:
+            Problem: why it ended, or digest-mismatch.
+        """
+        if self.broken is not None:
+            raise self.broken
+        found = f"{digests.ALGORITHM}:{self._hash.hexdigest()}"
+        if self._stated is not None and not digests.equal(self._stated, found):
+            raise uploads.mismatch(f"the piece's digest must be {self._stated}, it is {found}")
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Return the body's chunks."""
@@ -37,10 +54,11 @@ class Payload:
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self.request.stream():
-                await self._hold.grow(self._end + len(chunk))
-                self._end += len(chunk)
-                self._hash.update(chunk)
+            async for chunk in self._request.stream():
+                self._charged += len(chunk)
+                await self._hold.grow(self._charged)
+                if self._stated is not None:
+                    self._hash.update(chunk)
                 yield chunk
         except ClientDisconnect:
             self.broken = errors.Problem(errors.BAD_REQUEST, "the client left before the last byte")

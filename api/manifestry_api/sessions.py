@@ -137,7 +137,8 @@ async def append(ports: deps.Ports, caller: deps.Caller, found: Found, request: 
     limit_bytes = uploads.check_append(found.state, wanted, ports.settings.max_upload_bytes)
     async with _charged(ports, caller, found.session, found.others) as hold:
         hold.keep()
-        body = payloads.Payload(request, hold, found.others + wanted.offset)
+        stated = next(iter(puts.stated_digests(request, ("content-digest",))), None)
+        body = payloads.Payload(request, hold, found.others + wanted.offset, stated)
         end = await _take(ports, found, body, wanted, limit_bytes)
         if not wanted.is_last:
             return Response(status_code=204, headers=state_headers(ports, found, end))
@@ -287,10 +288,11 @@ def _wanted(request: Request) -> uploads.Append:
 async def _take(
     ports: deps.Ports, found: Found, body: payloads.Payload, wanted: uploads.Append, limit_bytes: int
 ) -> int:
-    stated = next(iter(puts.stated_digests(body.request, ("content-digest",))), None)
     chunks = aiter(body)
-    if stated is not None and wanted.count is not None and wanted.count <= VERIFIED_MAX_BYTES:
-        chunks = _again(await _verified(body, stated))
+    is_held = body.is_promised and wanted.count is not None and wanted.count <= VERIFIED_MAX_BYTES
+    if is_held:
+        chunks = _again(b"".join([chunk async for chunk in body]))
+        body.check()
     try:
         end = await ports.sessions.append(found.session, wanted.offset, chunks, limit_bytes=limit_bytes)
     except (sessions.OffsetError, store.TooLargeError) as error:
@@ -299,24 +301,14 @@ async def _take(
         ) from None
     except sessions.SessionNotFoundError:
         raise _absent() from None
-    if body.broken is not None:
-        raise _with_offset(body.broken, end)
-    if stated is not None and not digests.equal(stated, body.digest):
-        await ports.sessions.abort(found.session)
-        raise puts.mismatch(
-            f"the piece's digest must be {stated}, it is {body.digest}; the upload was removed, because the "
-            "bytes are among the others already"
-        )
+    try:
+        body.check()
+    except errors.Problem as problem:
+        if problem.kind is errors.DIGEST_MISMATCH:  # the bytes are among the others already
+            await ports.sessions.abort(found.session)
+            raise
+        raise _with_offset(problem, end) from None
     return end
-
-
-async def _verified(body: payloads.Payload, stated: str) -> bytes:
-    data = b"".join([chunk async for chunk in body])
-    if body.broken is not None:
-        raise body.broken
-    if not digests.equal(stated, body.digest):
-        raise puts.mismatch(f"the piece's digest must be {stated}, it is {body.digest}")
-    return data
 
 
 async def _again(data: bytes) -> AsyncIterator[bytes]:

@@ -2,8 +2,9 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,3 +120,19 @@ async def serving(
             task.cancel()
         await asyncio.gather(*origin.tasks, return_exceptions=True)
         await server.wait_closed()
+
+
+@contextmanager
+def in_thread(authority: Authority, folder: Path, *, address: str) -> Iterator[Origin]:
+    """Serve in a thread, for tests that block."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="origin")
+    thread.start()
+    server = serving(authority, folder, address=address)
+    try:
+        yield asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
+    finally:
+        asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -1,8 +1,8 @@
 """The Artifact handler against a local store, with an API server that changes under its hands."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +10,9 @@ from typing import Any, cast
 import pytest
 
 from manifestry.adapters import cluster, store, store_local
+from manifestry.adapters.fetchqueues import Wanted
 from manifestry.core import conditions, names
+from manifestry.core.fetches import Failure, Fetched, Outcome, Pending
 from manifestry.handlers import artifacts, caches
 from manifestry.handlers.registry import Context
 
@@ -184,3 +186,114 @@ async def test_two_namespaces_of_one_tenant_are_both_refused(world: World) -> No
     world.ctx.caches.drop(names.NAMESPACES.kind, "rival")
     assert await world.reconcile() is None
     assert world.ready == ("True", "Stored")
+
+
+@dataclass
+class Downloads:
+    """A fetch queue whose answers the test gives."""
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    wanted: list[Wanted] = field(default_factory=list)
+    forgotten: int = 0
+
+    def look(self, wanted: Wanted) -> dict[str, Outcome]:
+        self.wanted.append(wanted)
+        return self.outcomes
+
+    def forget(self, namespace: str, name: str) -> None:
+        assert (namespace, name) == ("team", "a")
+        self.forgotten += 1
+
+
+@pytest.fixture
+def downloads(world: World) -> Downloads:
+    found = Downloads()
+    world.ctx = replace(world.ctx, fetches=cast("Any", found))
+    return found
+
+
+async def chunks(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def staged(world: World, data: bytes = b"fetched") -> Fetched:
+    return Fetched(*await world.store.stage(chunks(data), limit_bytes=1 << 20))
+
+
+def fetched(world: World, **spec: Any) -> None:
+    world.artifact(url={"url": "https://example.org/"}, **spec)
+    world.api.objects["Artifact", "a"]["metadata"]["uid"] = "u1"
+
+
+async def test_without_fetches_a_url_is_refused(world: World) -> None:
+    fetched(world)
+    assert await world.reconcile() is None
+    assert world.ready == ("False", "SourceNotSupported")
+
+
+async def test_fetched_bytes_are_published_and_then_forgotten(world: World, downloads: Downloads) -> None:
+    fetched(world)
+    downloads.outcomes = {"": Pending()}
+    assert await world.reconcile() is None
+    assert (world.ready, world.api.writes) == (("Unknown", "Fetching"), 1)
+    downloads.outcomes = {"": await staged(world)}
+    assert await world.reconcile() is None
+    assert (world.ready, world.api.writes, downloads.forgotten) == (("True", "Stored"), 2, 0)
+    digest = world.api.objects["Artifact", "a"]["status"]["artifact"]["digest"]
+    assert await world.store.read(UID, digest, limit_bytes=100) == b"fetched"
+    assert await world.reconcile() is None
+    assert downloads.forgotten == 1
+    assert {(each.uid, each.generation) for each in downloads.wanted} == {("u1", 1)}
+
+
+async def test_a_server_that_does_not_answer_is_said_once(world: World, downloads: Downloads) -> None:
+    fetched(world)
+    failure = Failure("SourceUnavailable", "the server answers 503", "soon")
+    for outcome in (failure, Pending(failure), failure):
+        downloads.outcomes = {"": outcome}
+        await world.reconcile()
+    assert (world.ready, world.api.writes) == (("Unknown", "SourceUnavailable"), 1)
+
+
+async def test_fetched_bytes_that_are_not_the_promised_ones_are_dropped(
+    world: World, downloads: Downloads
+) -> None:
+    fetched(world, digest="sha256:" + "a" * 64)
+    downloads.outcomes = {"": await staged(world)}
+    assert await world.reconcile() is None
+    assert (world.ready, downloads.forgotten) == (("False", "DigestMismatch"), 1)
+    assert await world.reconcile() is None
+    assert (len(downloads.wanted), world.api.writes) == (1, 1)
+
+
+async def test_staged_bytes_that_were_collected_are_fetched_once_more(
+    world: World, downloads: Downloads
+) -> None:
+    fetched(world)
+    found = await staged(world)
+    downloads.outcomes = {"": found}
+    await world.store.discard(store.Staged(found.upload_id, found.digest, found.size_bytes))
+    with pytest.raises(store.BlobNotFoundError):
+        await world.reconcile()
+    assert downloads.forgotten == 1
+
+
+async def test_a_deleted_artifact_is_not_fetched_for(world: World, downloads: Downloads) -> None:
+    assert await world.reconcile() is None
+    assert downloads.forgotten == 1
+
+
+async def test_files_are_fetched_when_all_else_is_there(world: World, downloads: Downloads) -> None:
+    files = [
+        {"name": "a", "mediaType": "a/b", "url": {"url": "https://example.org/"}},
+        {"name": "b", "mediaType": "a/b", "configMapRef": {"name": "c", "key": "k"}},
+    ]
+    world.artifact(files=files)
+    world.api.objects["Artifact", "a"]["metadata"]["uid"] = "u1"
+    assert await world.reconcile() == 1
+    assert (world.ready, downloads.wanted) == (("Unknown", "SourceNotFound"), [])
+    world.api.add(names.CONFIG_MAPS, {"metadata": {"name": "c"}, "data": {"k": "text"}})
+    downloads.outcomes = {"a": await staged(world)}
+    assert await world.reconcile() is None
+    assert world.ready == ("True", "Stored")
+    assert list(downloads.wanted[0].orders) == ["a"]

@@ -172,7 +172,7 @@ async def test_a_store_that_is_down_is_tried_at_the_next_resync(
     async def fail(*_: object) -> int:
         raise store.StoreUnavailableError("down")
 
-    world.at += DAY
+    world.at += DAY + MINUTE
     with monkeypatch.context() as broken:
         broken.setattr(world.sessions, "free_slots", fail)
         with pytest.raises(store.StoreUnavailableError):

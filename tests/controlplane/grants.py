@@ -22,13 +22,14 @@ _RENDER_SECONDS = 60.0
 
 
 @functools.cache
-def chart_objects(namespace: str) -> Sequence[Object]:
-    """Return what the chart renders with its own values.
+def chart_objects(namespace: str, *values: str) -> Sequence[Object]:
+    """Return what the chart renders with its own values, and with those in `values` (`a.b=c`).
 
     Raises:
         NoGoError, BuildError: there is no helm.
     """
     argv = [str(binaries.program("helm")), "template", "manifestry", str(_CHART), "--namespace", namespace]
+    argv += [f"--set={value}" for value in values]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=_RENDER_SECONDS, check=True)
     return [found for found in yaml.safe_load_all(done.stdout) if found]
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from manifestry.adapters import apierrors, cluster, ledgerlanes, quota_metrics
 from manifestry.adapters.ledgerlanes import Decide
-from manifestry.core import names
+from manifestry.core import bodies, names
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -228,7 +228,7 @@ class LedgerBooks(ABC, Generic[L]):
             "apiVersion": names.API_VERSION,
             "kind": names.QUOTA_LEDGERS.kind,
             "metadata": {key: metadata[key] for key in ("name", "namespace", "resourceVersion")},
-            "spec": dict(before.body.get("spec") or {}),
+            "spec": dict(bodies.spec_of(before.body)),
             "status": status,
         }
         body = await self._client.replace(names.QUOTA_LEDGERS, wanted, subresource="status")
@@ -260,4 +260,4 @@ class LedgerBooks(ABC, Generic[L]):
 
 def repair_times(before: Mapping[str, Any], at: str) -> dict[str, str]:
     """Return the status fields that say when a ledger was first filled and last repaired."""
-    return {"repairTime": at, "initializedTime": (before.get("status") or {}).get("initializedTime") or at}
+    return {"repairTime": at, "initializedTime": bodies.status_of(before).get("initializedTime") or at}

@@ -17,7 +17,7 @@ from manifestry.adapters.ledgerbooks import (
     Snapshot,
     nothing_cached,
 )
-from manifestry.core import ledgers, names, quotas, storagecharges
+from manifestry.core import bodies, ledgers, names, quotas, storagecharges
 
 __all__ = ["ContentionError", "LedgerError", "Ledgers", "NotReadyError", "World"]
 
@@ -157,7 +157,7 @@ class Ledgers(ledgerbooks.LedgerBooks[ledgers.Ledger]):
         return ledgers.parse(body)
 
     def _render(self, before: Mapping[str, Any], after: ledgers.Ledger) -> dict[str, Any]:
-        return {**(before.get("status") or {}), "holders": ledgers.render(after)}
+        return {**bodies.status_of(before), "holders": ledgers.render(after)}
 
     def _is_ready(self, ledger: ledgers.Ledger) -> bool:
         return ledger.initialized

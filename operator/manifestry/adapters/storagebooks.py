@@ -7,7 +7,7 @@ from typing import Any
 
 from manifestry.adapters import apierrors, cluster, ledgerbooks, ledgerlanes, quota_metrics
 from manifestry.adapters.ledgerbooks import DEADLINE_SECONDS, Cached, ContentionError, nothing_cached
-from manifestry.core import names, storagecharges, storagequotas
+from manifestry.core import bodies, names, storagecharges, storagequotas
 from manifestry.core.storageartifacts import Live
 from manifestry.core.storagecharges import LEDGER, Account, Charge
 from manifestry.core.storagequotas import Grant, Limits, Recount, Wanted
@@ -144,7 +144,7 @@ class StorageBooks(ledgerbooks.LedgerBooks[Account]):
         return storagecharges.parse(body)
 
     def _render(self, before: Mapping[str, Any], after: Account) -> dict[str, Any]:
-        return {**(before.get("status") or {}), **storagecharges.render(after)}
+        return {**bodies.status_of(before), **storagecharges.render(after)}
 
     def _is_ready(self, ledger: Account) -> bool:
         return ledger.initialized

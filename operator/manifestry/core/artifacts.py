@@ -1,7 +1,7 @@
 """What is to be done for an artifact and what its status must say: pure, from the object and the evidence."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -331,8 +331,14 @@ def _locate_all(
     subject = _subject(observed.body)
     if subject and observed.subject is None:
         located.append(sources.missing(f"the subject '{subject}' is not ready", observed.evidence, now))
-    waiting = next((item for item in located if isinstance(item, Waiting)), None)
-    return waiting or tuple(item for item in located if isinstance(item, Found))
+    waiting = [item for item in located if isinstance(item, Waiting)]
+    return _first(waiting) if waiting else tuple(item for item in located if isinstance(item, Found))
+
+
+def _first(waiting: Sequence[Waiting]) -> Waiting:
+    """Return the wait to show: a fetch last, as it begins after all others; look when any one is due."""
+    shown = min(waiting, key=lambda item: item.reason == "Fetching")
+    return replace(shown, seconds=min((item.seconds for item in waiting if item.seconds), default=None))
 
 
 def _manifest(

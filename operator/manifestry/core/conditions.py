@@ -37,12 +37,6 @@ def _entries(conditions: Any) -> list[Mapping[str, Any]]:
     return [c for c in found if isinstance(c, Mapping) and isinstance(c.get("type"), str)]
 
 
-def status_of(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return an object's status, empty when it is missing or of another shape."""
-    status = body.get("status")
-    return status if isinstance(status, Mapping) else {}
-
-
 def is_status(conditions: Iterable[Mapping[str, Any]] | None, kind: str, status: Status) -> bool:
     """Tell whether the condition of type `kind` is there with `status`."""
     found = find(conditions, kind)

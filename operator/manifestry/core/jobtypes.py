@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifestry.core import conditions, parameters
+from manifestry.core.bodies import spec_of as spec_of
 from manifestry.core.errors import FieldError
 
 DEFAULT_BACKOFF_LIMIT = 0  # batch/v1's 6 would silently run a failing job seven times; a retry is asked for
@@ -46,12 +47,6 @@ class Effective:
             "ttlSecondsAfterFinished": self.ttl_seconds_after_finished,
         }
         return {name: value for name, value in fields.items() if value is not None}
-
-
-def spec_of(body: Any) -> Body:
-    """Return an object's `spec`, empty when it is missing or of another shape."""
-    spec = body.get("spec") if isinstance(body, Mapping) else None
-    return spec if isinstance(spec, Mapping) else {}
 
 
 def effective(spec: Body, job_type: Body) -> Effective:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from manifestry.core import conditions
+from manifestry.core import bodies, conditions
 
 ANY = "*"
 NOTHING: Mapping[str, Any] = {"maxRunning": 0, "maxQueued": 0}  # unreadable rows refuse, never overshoot
@@ -124,7 +124,7 @@ def conflicts(quota: Mapping[str, Any], quotas: Iterable[Mapping[str, Any]]) -> 
 
 def tenants_of(quota: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the tenant names in a TenantQuota, sorted; `*` stands for every other tenant."""
-    named = spec_of(quota).get("tenants")
+    named = bodies.spec_of(quota).get("tenants")
     named = named if isinstance(named, list) else ()
     return tuple(sorted({name for name in named if isinstance(name, str)}))
 
@@ -154,19 +154,13 @@ def quota_conditions(
     )
 
 
-def spec_of(quota: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a quota's spec, empty when it is missing or of another shape."""
-    spec = quota.get("spec")
-    return spec if isinstance(spec, Mapping) else {}
-
-
 def _age(quota: Mapping[str, Any]) -> tuple[str, str]:
     metadata = quota.get("metadata") or {}
     return str(metadata.get("creationTimestamp") or "~"), str(metadata.get("name") or "")
 
 
 def _rows(quota: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    rows = spec_of(quota).get("jobs") or []
+    rows = bodies.spec_of(quota).get("jobs") or []
     if not isinstance(rows, list):
         return {ANY: NOTHING}
     well_formed = (row for row in rows if isinstance(row, Mapping) and isinstance(row.get("jobType"), str))

@@ -77,6 +77,7 @@ class Reference:
     key: str
 
 
+_VALUES: Final = {"ConfigMap": "configMaps", "Secret": "secrets"}
 Source = Inline | Upload | Object | Url | Reference
 
 
@@ -272,8 +273,11 @@ def _stored(payload: Payload, digest: str, evidence: Evidence, now: datetime) ->
 def _copied(payload: Payload, reference: Reference, evidence: Evidence, now: datetime) -> Found | Waiting:
     data = evidence.contents.get(reference, Absent.NO_OBJECT)
     if isinstance(data, Absent):
-        where = f" '{reference.key}'" if data is Absent.NO_KEY else ""
-        message = f"{_of(payload)}{reference.kind} '{reference.name}' {data.value}{where}"
+        more = {
+            Absent.NO_KEY: f" '{reference.key}'",
+            Absent.FORBIDDEN: f"; the chart's value `operator.references.{_VALUES[reference.kind]}` allows it",
+        }
+        message = f"{_of(payload)}{reference.kind} '{reference.name}' {data.value}{more.get(data, '')}"
         return missing(message, evidence, now)
     return _checked(Found(payload, digests.of(data), len(data), data))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from manifestry.core import quotas
+from manifestry.core import bodies, quotas
 from manifestry.core.conditions import Condition
 from manifestry.core.storageartifacts import Live, State
 from manifestry.core.storagecharges import LEASE, Account, Charge, Totals, changed, provisional
@@ -96,7 +96,7 @@ def limits_for(tenant: str, found: Iterable[Mapping[str, Any]]) -> Limits:
         found: TenantQuota bodies in any order.
     """
     quota = quotas.governing(tenant, found)
-    row = quotas.spec_of(quota or {}).get("storage") or {}
+    row = bodies.spec_of(quota).get("storage") or {}
     if not isinstance(row, Mapping):
         return Limits(0, 0)  # unreadable: refuse rather than overshoot
     return Limits(_limit(row, "maxBytes"), _limit(row, "maxArtifacts"))

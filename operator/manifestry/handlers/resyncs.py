@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from manifestry.adapters import cluster, metrics
+from manifestry.adapters import cluster, metrics, store
 from manifestry.core import conditions, names
 from manifestry.handlers import caches, prerequisites
 from manifestry.handlers.registry import Context, Resync
@@ -54,7 +54,7 @@ class Resyncs:
             async with asyncio.timeout(PART_SECONDS):
                 await part(self._ctx)
         except Exception as error:  # an outermost boundary: the next run may succeed
-            expected = isinstance(error, cluster.ApiError)
+            expected = isinstance(error, cluster.ApiError | store.StoreUnavailableError)
             _logger.log(
                 logging.WARNING if expected else logging.ERROR,
                 "resync failed",

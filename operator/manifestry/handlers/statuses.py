@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from manifestry.adapters import cluster
-from manifestry.core import conditions, names
+from manifestry.core import bodies, conditions, names
 from manifestry.handlers.registry import Context
 
 CONFLICT_RETRY_SECONDS = 0.2
@@ -22,7 +22,7 @@ async def write(
     Returns:
         None, or the seconds after which to look again when somebody else has written.
     """
-    current, generation = conditions.status_of(body), body["metadata"].get("generation", 1)
+    current, generation = bodies.status_of(body), body["metadata"].get("generation", 1)
     merged = conditions.merge(current.get("conditions"), wanted, generation, ctx.clock.now())
     status = {**current, **fields, "observedGeneration": generation, "conditions": merged}
     if status == current:

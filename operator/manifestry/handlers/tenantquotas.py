@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from manifestry.core import conditions, names, quotas, storagecharges
+from manifestry.core import bodies, names, quotas, storagecharges
 from manifestry.handlers import ledgers, statuses, storagequotas
 from manifestry.handlers.quotas import find
 from manifestry.handlers.registry import Context
@@ -44,7 +44,7 @@ def _wake_all(ctx: Context) -> None:
 
 
 def _is_unseen(body: dict[str, Any]) -> bool:
-    seen = conditions.status_of(body).get("observedGeneration")
+    seen = bodies.status_of(body).get("observedGeneration")
     return bool(seen != body["metadata"].get("generation"))
 
 

@@ -6,12 +6,13 @@ import hashlib
 import os
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import pytest
 
-from manifestry.adapters import sessions, store
-from manifestry.core import blobkeys, names
+from manifestry.adapters import reservations, sessions, store
+from manifestry.core import blobkeys, errors, names, storagequotas
 from manifestry_api import sessions as facade_sessions
 from manifestry_api import views
 from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Reply, Site, condition
@@ -500,3 +501,93 @@ async def test_each_file_may_be_uploaded_in_pieces(site: Site) -> None:
     assert (await site.call("POST", "/artifacts/m/files/three/uploads")).status == 409
     assert (await site.call("POST", "/artifacts/m/files/four/uploads")).status == 404
     assert (await site.call("POST", "/artifacts/m/uploads")).status == 409
+
+
+class Charges(reservations.Reservations):
+    """A quota of 100 bytes that writes down what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(None, lambda _: storagequotas.UNLIMITED)
+        self.seen: list[tuple[Any, ...]] = []
+
+    @asynccontextmanager
+    async def hold(  # type: ignore[override]
+        self, tenant: Any, artifact_uid: str, name: str, size_bytes: int | None, *, lease_seconds: float
+    ) -> AsyncIterator["Charge"]:
+
+        assert (tenant.tenant, bool(artifact_uid)) == ("acme", True)
+        self.seen.append(("hold", name, size_bytes, lease_seconds))
+        charge = Charge(self.seen)
+        await charge.grow(size_bytes or 0)
+        try:
+            yield charge
+        except BaseException:
+            self.seen.append(("kept" if charge.kept else "undone",))
+            raise
+
+    async def release(self, tenant: Any, artifact_uid: str, size_bytes: int = 0) -> None:
+        assert (tenant.tenant, bool(artifact_uid)) == ("acme", True)
+        self.seen.append(("release", size_bytes))
+
+
+class Charge(reservations.Hold):
+    def __init__(self, seen: list[tuple[Any, ...]]) -> None:
+        self.seen, self.kept = seen, False
+
+    async def grow(self, total_bytes: int) -> None:
+        if total_bytes > 100:
+            raise errors.Problem(errors.QUOTA_EXCEEDED, "the quota is used up", usage={"maxBytes": 100})
+        self.seen.append(("grow", total_bytes))
+
+    def keep(self) -> None:
+        self.kept = True
+
+
+@pytest.fixture
+def charges(site: Site) -> Charges:
+    site.world.ports.reservations = Charges()
+    return cast("Charges", site.world.ports.reservations)
+
+
+async def test_the_quota_is_charged_before_the_first_byte(site: Site, charges: Charges) -> None:
+    await artifact(site)
+    refused = await site.call("POST", "/artifacts/a/uploads", headers={"Upload-Length": "101"})
+    assert (refused.status, refused.json["usage"]) == (429, {"maxBytes": 100})
+    assert files(site) == []
+    charges.seen.clear()
+    path = await begin(site, **{"Upload-Length": "100"})
+    day = site.world.ports.settings.upload_expiry_seconds
+    assert charges.seen == [("hold", "a", 100, day), ("grow", 100)]
+    assert (await site.call("DELETE", path)).status == 204
+    assert charges.seen[-1] == ("release", 0)
+
+
+async def test_the_quota_grows_with_a_stream_of_unknown_length(site: Site, charges: Charges) -> None:
+    await artifact(site)
+    path = await begin(site)
+    assert (await patch(site, path, 0, DATA[:60])).status == 204
+    charges.seen.clear()
+    refused = await patch(site, path, 60, DATA[:41])
+    assert (refused.status, refused.json["code"], refused.headers["Upload-Offset"]) == (
+        429,
+        "quota-exceeded",
+        "60",
+    )
+    assert charges.seen[-1] == ("kept",)
+    assert (await patch(site, path, 60, DATA[60:100], last=True)).status == 202
+    assert ("grow", 100) in charges.seen
+    assert not [each for each in charges.seen if each[0] == "release"]
+
+
+async def test_a_session_too_many_is_not_charged(site: Site, charges: Charges) -> None:
+    site.world.ports.settings = site.world.ports.settings.model_copy(update={"max_upload_sessions": 1})
+    await artifact(site)
+    await begin(site)
+    assert (await site.call("POST", "/artifacts/a/uploads")).json["usage"]["sessions"] == 1
+    assert charges.seen[-1] == ("undone",)
+
+
+async def test_wrong_bytes_are_given_back(site: Site, charges: Charges) -> None:
+    await artifact(site, digest=DIGEST)
+    assert (await patch(site, await begin(site), 0, b"x", last=True)).status == 422
+    assert ("release", 0) in charges.seen

@@ -49,7 +49,11 @@ def test_the_bytes_under_a_key_are_read(
         (Absent.NO_OBJECT, "Secret 's' does not exist"),
         (Absent.NO_KEY, "Secret 's' does not have the key 'k'"),
         (Absent.NOT_OFFERED, "Secret 's' must carry the label `manifestry.dev/artifact-source: 'true'`"),
-        (Absent.FORBIDDEN, "Secret 's' may not be read by the operator"),
+        (
+            Absent.FORBIDDEN,
+            "Secret 's' may not be read by the operator; "
+            + "the chart's value `operator.references.secrets` allows it",
+        ),
     ],
 )
 def test_a_reference_without_bytes_says_why_and_is_tried_again(absent: Absent, message: str) -> None:

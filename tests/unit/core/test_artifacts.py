@@ -398,3 +398,11 @@ def test_a_url_has_no_printable_form() -> None:
     made = observe(body(url={"url": url}))
     shown = (repr(artifacts.orders(made, NOW)), repr(artifacts.plan(made, NOW)))
     assert "canary" not in "".join(shown)
+
+
+def test_of_several_waits_the_nearest_one_decides_when_to_look() -> None:
+    files = [file("a", **FETCHED), file("b", upload={}), file("c", object={"digest": OTHER})]
+    plan = planned(body(files=files), CREATED)
+    assert summary(plan)[1] == "AwaitingUpload"
+    assert plan.again_seconds == 1
+    assert planned(body(files=files[:1]), CREATED).again_seconds is None
