@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Protocol, cast
 
 from fastapi import APIRouter, Depends
 from fastapi.dependencies.models import Dependant
@@ -25,7 +25,7 @@ from starlette.responses import Response
 
 from manifestry import settings
 from manifestry.adapters import cluster, ledgers, reservations, sessions, store, watches
-from manifestry.core import access, errors, storagequotas
+from manifestry.core import access, errors
 from manifestry_api import audits, contexts, telemetry, tenants
 
 Clock = Callable[[], datetime]
@@ -83,11 +83,6 @@ class Gate(Protocol):
 def utc_now() -> datetime:
     """Return the time of the process's clock."""
     return datetime.now(UTC)
-
-
-def unlimited() -> reservations.Reservations:
-    """Return reservations that never refuse."""
-    return reservations.Reservations(cast("Any", None), lambda _: storagequotas.UNLIMITED)
 
 
 @dataclass

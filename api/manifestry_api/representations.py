@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from manifestry.core import changes, conditions, etags, jobs, names, parameters, positions, requests
+from manifestry.core import changes, conditions, etags, filelists, jobs, names, parameters, positions, requests
 from manifestry.core import garbage as collection
 
 Object = Mapping[str, Any]
@@ -113,9 +113,9 @@ def artifact_links(name: str, *, has_content: bool = True) -> dict[str, str]:
 
 
 def _files(body: Object) -> list[dict[str, Any]] | None:
-    wanted, name = _spec(body).get("files"), _metadata(body).get("name", "")
+    wanted, name = filelists.merged(_spec(body)), _metadata(body).get("name", "")
     stored = {each["name"]: each for each in _status(body).get("files") or ()}
-    return wanted and [
+    return [
         _present(
             name=each["name"],
             mediaType=each.get("mediaType"),
@@ -127,7 +127,7 @@ def _files(body: Object) -> list[dict[str, Any]] | None:
             links={"content": f"/artifacts/{name}/files/{each['name']}/content"},
         )
         for each in wanted
-    ]
+    ] or None
 
 
 def _file_status(body: Object, file: Object) -> str:

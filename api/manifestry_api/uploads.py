@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from manifestry.adapters import cluster, reservations, store
-from manifestry.core import artifacts, digests, errors, requests
+from manifestry.core import artifacts, digests, errors, filelists, requests
 from manifestry_api import answers, bodies, deps, fields, lookups, representations, waiting
 
 RECORD_ATTEMPTS = 5
@@ -94,7 +94,7 @@ def holder(artifact: lookups.Object, file: str = "") -> lookups.Object:
     """
     if not file:
         return dict(artifact["spec"])
-    found = next((each for each in artifact["spec"].get("files") or () if each["name"] == file), None)
+    found = next((each for each in filelists.merged(artifact["spec"]) if each["name"] == file), None)
     if found is None:
         raise errors.Problem(errors.NOT_FOUND, "the artifact has no file of this name")
     return dict(found)
@@ -102,7 +102,7 @@ def holder(artifact: lookups.Object, file: str = "") -> lookups.Object:
 
 def other_bytes(artifact: lookups.Object, file: str) -> int:
     """Return the bytes that the artifact's other files have so far: its one charge is for all of them."""
-    others = [each for each in artifact["spec"].get("files") or () if each["name"] != file]
+    others = [each for each in filelists.merged(artifact["spec"]) if each["name"] != file]
     inline = sum(len(requests.inline_bytes(each["inline"])) for each in others if "inline" in each)
     return inline + sum(int((each.get("upload") or {}).get("sizeBytes", 0)) for each in others)
 

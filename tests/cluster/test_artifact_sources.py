@@ -1,4 +1,4 @@
-"""Every source through both doors: kubectl applies, the operator fetches or copies, REST reads and uploads."""
+"""Every source through both doors: kubectl applies, the operator fetches or copies, REST reads and sends."""
 
 import asyncio
 import json
@@ -227,7 +227,7 @@ def test_what_may_not_be_fetched_fails(product: Product, team: Team, control_pla
     fetched, mark = product.requests("/data"), control_plane.audit_mark()
     assert fetched - before == 2
     product.running.operator.restart()
-    wait(team, "inside", "InvalidSource", "Failed")
+    poll_until(lambda: product.requests("/packed") == 2, "the next try of a server that answers otherwise")
     time.sleep(1)
     assert product.requests("/data") == fetched  # what is wrong for good is not fetched again
     assert status_writes(control_plane, team, since=mark) == 0
@@ -357,8 +357,9 @@ def test_files_over_rest(team: Team) -> None:
     assert (made.status, made.json["status"]) == (202, "awaiting-upload"), made.data
     for name, data in parts.items():
         path = f"/artifacts/set/files/{name}/content"
-        headers = {"Content-Digest": digests.format_field(digests.of(data)), "Prefer": "wait=0"}
-        assert caller.call("PUT", path, data=data, headers=headers).status in {200, 202}
+        seconds = 20 if name == list(parts)[-1] else 0
+        headers = {"Content-Digest": digests.format_field(digests.of(data)), "Prefer": f"wait={seconds}"}
+        assert caller.call("PUT", path, data=data, headers=headers).status == (200 if seconds else 202)
     wait(team, "set", "Stored", "Current")
     for name, data in parts.items():
         assert caller.call("GET", f"/artifacts/set/files/{name}/content").data == data

@@ -93,6 +93,47 @@ def open_piece(caller: Rest, path: str, offset: int, size: int) -> http.client.H
     return connection
 
 
+def peak_mib(process: processes.FacadeProcess) -> float:
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def measured(caller: Rest, process: processes.FacadeProcess, size: int) -> float:
+    """Upload one piece of `size` zeros and return by how many MiB the facade's peak of memory rose."""
+    begin(caller, "warm")
+    path = begin(caller)
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+    before, started = peak_mib(process), time.monotonic()
+    piece = open_piece(caller, path, 0, size)
+    for _ in range(size // MIB):
+        piece.send(bytes(MIB))
+    answer = piece.getresponse()
+    body = answer.read()
+    piece.close()
+    assert answer.status in {200, 202}, body
+    assert answer.getheader("Upload-Offset") == str(size)
+    rise = peak_mib(process) - before
+    seconds = time.monotonic() - started
+    print(f"{size // MIB} MiB in {seconds:.1f} s, {size / MIB / seconds:.0f} MiB/s, memory +{rise:.1f} MiB")
+    return rise
+
+
+def test_a_gibibyte_takes_little_memory(product: rest.Installation, team: Team) -> None:
+    assert measured(team.caller("publisher"), product.facade, 1024 * MIB) <= 64
+
+
+def test_a_quarter_of_a_gibibyte_over_s3_takes_little_memory(
+    control_plane: ControlPlane,
+    product: rest.Installation,
+    tenant: Tenant,
+    s3: S3Server,
+    start_facade: Callable[..., Any],
+) -> None:
+    facade = start_facade(control_plane, env={**ENV, **s3.settings()}, register=False)
+    caller = Team(tenant, control_plane, facade.base_url).caller("publisher")
+    assert measured(caller, facade, 256 * MIB) <= 64
+
+
 def test_pieces_become_the_payload(team: Team) -> None:
     caller, data = team.caller("publisher"), os.urandom(5 * MIB)
     path = begin(caller, **{"Upload-Length": str(len(data)), "Repr-Digest": digest_field(data)})

@@ -271,7 +271,9 @@ def test_garbage_goes_when_nobody_publishes_it(tmp_path: Path) -> None:
             assert race_local(kinds, rng.randrange, tmp_path / f"{seed}{len(kinds)}") == (False, Cluster())
 
 
-@pytest.mark.parametrize("broken", ["no claim is looked for", "the blob is not looked for", "refer unconfirmed"])
+@pytest.mark.parametrize(
+    "broken", ["no claim is looked for", "the blob is not looked for", "refer unconfirmed"]
+)
 def test_each_part_of_the_rule_is_needed(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without one of its parts, some order of steps loses bytes: so these tests would find it."""
 

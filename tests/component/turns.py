@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 Choose = Callable[[int], int]
-_SPINS = 40  # enough for everything that needs no step to have happened
 
 
 class Turns:
@@ -30,10 +29,10 @@ class Turns:
     async def run(self, *actors: Coroutine[Any, Any, Any]) -> list[Any]:
         """Run the actors to their ends; return their results, an error being one."""
         everyone = asyncio.gather(*actors, return_exceptions=True)
+        ready: Any = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
         while not everyone.done():
-            for _ in range(_SPINS):
-                await asyncio.sleep(0)
-            if self._waiting:
+            await asyncio.sleep(0)
+            if self._waiting and not ready:  # whoever can go on without a step has done so
                 self.steps += 1
                 self._waiting.pop(self._choose(len(self._waiting))).set_result(None)
         return list(everyone.result())

@@ -165,7 +165,9 @@ class FaultProxy:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         body = self._fault.body.encode()
-        head = f"HTTP/1.1 {self._fault.status} Fault\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        head = (
+            f"HTTP/1.1 {self._fault.status} Fault\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
         writer.write(head.encode() + body)
         await writer.drain()
         # A client that is still sending must not be reset before it has read the answer.

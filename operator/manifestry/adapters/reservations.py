@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
 
@@ -198,7 +198,7 @@ class _Charged(Hold):
 
     async def begin(self) -> None:
         """Make the first charge."""
-        self._before = (await self._reserve(self._wanted)).before
+        await self._reserve(self._wanted)
 
     async def grow(self, total_bytes: int) -> None:
         held = self._charge.size_bytes if self._charge is not None else total_bytes
@@ -224,11 +224,16 @@ class _Charged(Hold):
         except (LedgerError, apierrors.ApiError) as error:
             _logger.warning("reservation left to its lease", extra={"error": str(error)})
 
-    async def _reserve(self, wanted: Wanted) -> Grant:
+    async def _reserve(self, wanted: Wanted) -> None:
         started = time.monotonic()
         grant = await self._reservations.reserve(self._tenant, wanted)
+        if not _is_same(grant.before, self._charge):  # somebody else's, so not ours to give back
+            self._before = grant.before
         self._charge, self._renewed = grant.charge, started
-        return grant
+
+
+def _is_same(found: Charge | None, ours: Charge | None) -> bool:
+    return found is not None and ours is not None and replace(found, unused=None) == ours
 
 
 def _granted(tenant: Tenant, grant: Grant) -> Grant:

@@ -1,13 +1,14 @@
 """Resumable uploads in a bucket: one object per piece, made only if there is none: one writer wins.
 
 A piece at an offset is made only by one who knows that the pieces before it are there: it has listed them, or
-made the last one itself. Pieces are removed only together with their session. So there is never a gap.
+made the last one itself. Pieces are removed only together with their session. So there is never a gap. An
+empty piece ends the upload: it takes the only place where one could go on.
 """
 
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -110,14 +111,16 @@ class RemoteSessions:
         size_bytes = sum(size for _, size in pieces)
         if state.seal is not None and size_bytes != state.seal.size_bytes:
             raise SessionNotFoundError("the upload's bytes are gone")
+        await self._end(session, size_bytes)
         async with contextlib.aclosing(self._windows(session, pieces)) as windows:
             staged = await self._objects.stage(windows, limit_bytes=size_bytes)
         await self._put(_key(session.session_id, _SEAL), uploads.to_bytes(uploads.Seal(*staged)))
         return staged
 
     async def finish(self, session: uploads.Session) -> None:
-        """Give the slot and the pieces free; the record and the seal stay."""
-        await self._remove_below(session.session_id, keep=frozenset({_RECORD, _SEAL}))
+        """Give the slot and the pieces free; the record, the seal and the end stay."""
+        keep = frozenset({_RECORD, _SEAL})
+        await self._remove_below(session.session_id, lambda item: item["size"] == 0 or _name(item) in keep)
         await self._free(session)
 
     async def abort(self, session: uploads.Session) -> None:
@@ -245,11 +248,28 @@ class RemoteSessions:
             for item in page:
                 yield item
 
-    async def _remove_below(self, upload_id: str, keep: frozenset[str] = frozenset()) -> None:
+    async def _end(self, session: uploads.Session, size_bytes: int) -> None:
+        """Take the place of the piece that would come next, so that nobody can append any more.
+
+        Raises:
+            OffsetError: somebody has appended since the pieces were listed.
+        """
+        key = uploads.piece(session.session_id, size_bytes)
+        if not await self._create(key, b"") and await self._size(key) != 0:
+            raise OffsetError("more bytes have come")
+
+    async def _size(self, key: str) -> int | None:
+        with contextlib.suppress(BlobNotFoundError):
+            found = await self._call("head", obstore.head_async(self._bucket, key))
+            return int(found["size"])
+        return None
+
+    async def _remove_below(
+        self, upload_id: str, stays: Callable[["ObjectMeta"], bool] = lambda _: False
+    ) -> None:
         """Remove an upload's objects, the last piece first: what a cut leaves has no gap."""
-        paths = [item["path"] async for item in self._items(blobkeys.upload(upload_id))]
-        paths = sorted((path for path in paths if path.rpartition("/")[2] not in keep), reverse=True)
-        for path in paths:
+        items = [item async for item in self._items(blobkeys.upload(upload_id))]
+        for path in sorted((item["path"] for item in items if not stays(item)), reverse=True):
             await self._delete(path)
 
     async def _create(self, key: str, data: bytes) -> bool:
@@ -287,6 +307,10 @@ class RemoteSessions:
 
 def _key(session_id: str, name: str) -> str:
     return f"{blobkeys.upload(session_id)}/{name}"
+
+
+def _name(item: "ObjectMeta") -> str:
+    return item["path"].rpartition("/")[2]
 
 
 def _is_uuid(text: str) -> bool:

@@ -62,10 +62,10 @@ class StorageBooks(ledgerbooks.LedgerBooks[Account]):
             namespace, LEDGER, lambda account: storagequotas.shrink(account, uid, size_bytes)
         )
 
-    async def commit(self, namespace: str, uid: str, size_bytes: int) -> bool:
-        """Turn a charge into a part of the totals; tell whether there was one."""
+    async def commit(self, namespace: str, charge: Charge, size_bytes: int) -> bool:
+        """Turn a charge into a part of the totals; tell whether it still stood."""
         return await self.transact(
-            namespace, LEDGER, lambda account: storagequotas.commit(account, uid, size_bytes)
+            namespace, LEDGER, lambda account: storagequotas.commit(account, charge, size_bytes)
         )
 
     def account(self, namespace: str) -> Account | None:

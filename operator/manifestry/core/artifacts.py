@@ -23,6 +23,7 @@ STORE_RETRY_SECONDS: Final = 5.0  # a store that restarts is back in seconds; ea
 TENANT_RETRY_SECONDS: Final = 60.0  # a label is set by a person
 LOST_RETRY_SECONDS: Final = 30.0  # bytes that were stored and are gone: somebody uploads or restores them
 _FINAL: Final = ("DigestMismatch", "SizeMismatch")
+_REFUSED_FETCHES: Final = ("InvalidSource", "TooLarge")
 _LOST: Final = ("Damaged", "Missing")
 _KEPT: Final = ("artifact", "manifest", "files", "lastVerifiedTime", "attestations")
 
@@ -310,15 +311,20 @@ def _recorded(status: Mapping[str, Any]) -> dict[str, str]:
 
 def _is_final(body: Body) -> bool:
     """Tell whether fetched bytes were refused for what they are: then they are not fetched once more."""
-    status, generation = _mapping(body.get("status")), _mapping(body.get("metadata")).get("generation")
-    stalled = conditions.find(_conditions(status), "Stalled") or {}
-    is_current = status.get("observedGeneration") == generation == stalled.get("observedGeneration")
-    if not is_current or stalled.get("reason") not in _FINAL:
+    if _stalled(body) not in _FINAL:
         return False
     try:
         return any(isinstance(payload.source, Url) for payload in _payloads(body))
     except RefusedError:
         return False
+
+
+def _stalled(body: Body) -> object:
+    """Return the reason of the condition Stalled for the spec as it is, None when there is none."""
+    status, generation = _mapping(body.get("status")), _mapping(body.get("metadata")).get("generation")
+    stalled = conditions.find(_conditions(status), "Stalled") or {}
+    is_current = status.get("observedGeneration") == generation == stalled.get("observedGeneration")
+    return stalled.get("reason") if is_current else None
 
 
 def _locate_all(
@@ -378,6 +384,8 @@ def _pointer(found: Found) -> Status:
 
 
 def _waiting(observed: Observed, waiting: Waiting, now: datetime) -> Plan:
+    if waiting.reason == "Fetching" and _stalled(observed.body) in _REFUSED_FETCHES:
+        return Plan((), None, waiting.seconds)  # after a restart: what was found out stands until it ends
     wanted = [Condition(kind, "Unknown", waiting.reason, waiting.message) for kind in ("Ready", "Stored")] + [
         Condition("Reconciling", "True", waiting.reason, waiting.message)
     ]

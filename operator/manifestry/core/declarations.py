@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from manifestry.core import digests, names
+from manifestry.core import digests, filelists, names
 from manifestry.core.sources import (
     Inline,
     Object,
@@ -38,8 +38,8 @@ def parse(spec: object) -> tuple[Payload, ...]:
         _text(spec, "artifactType", "spec")
     if "files" not in spec:
         return (_payload(spec, "", "spec"),)
-    files = spec["files"]
-    if not isinstance(files, list) or not 1 <= len(files) <= FILES_MAX_COUNT:
+    files = filelists.merged(spec)
+    if not isinstance(spec["files"], list) or not 1 <= len(files) <= FILES_MAX_COUNT:
         raise _invalid(f"`spec.files` must be a list of 1 to {FILES_MAX_COUNT} files")
     payloads = tuple(_file(item, f"spec.files[{number}]") for number, item in enumerate(files))
     if len({payload.name for payload in payloads}) != len(payloads):

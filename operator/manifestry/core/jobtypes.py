@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifestry.core import conditions, parameters
-from manifestry.core.bodies import spec_of as spec_of
+from manifestry.core.bodies import spec_of as spec_of  # noqa: PLC0414 - an explicit re-export
 from manifestry.core.errors import FieldError
 
 DEFAULT_BACKOFF_LIMIT = 0  # batch/v1's 6 would silently run a failing job seven times; a retry is asked for

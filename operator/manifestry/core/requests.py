@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from manifestry.core import errors, names, urls
+from manifestry.core import errors, filelists, names, urls
 from manifestry.core import parameters as job_parameters
 
 INLINE_MAX_BYTES = 64 << 10
@@ -64,13 +64,8 @@ def uploaded(body: Mapping[str, Any], digest: str, size_bytes: int, file: str = 
     """
     upload = {"digest": digest, "sizeBytes": size_bytes}
     spec: dict[str, Any] = {"upload": upload}
-    if file:  # a merge patch has no way to name an item: the whole list, guarded by the resourceVersion
-        spec = {
-            "files": [
-                {**item, "upload": {**item["upload"], **upload}} if item["name"] == file else item
-                for item in body["spec"]["files"]
-            ]
-        }
+    if file:
+        spec = {"fileUploads": {file: upload}}
     return {"metadata": {"resourceVersion": body["metadata"]["resourceVersion"]}, "spec": spec}
 
 
@@ -97,7 +92,7 @@ def check_source(body: Mapping[str, Any]) -> str:
 
 def awaits_upload(spec: Mapping[str, Any]) -> bool:
     """Tell whether some bytes of an Artifact must still be uploaded."""
-    holders = (spec, *(spec.get("files") or ()))
+    holders = (spec, *filelists.merged(spec))
     return any("upload" in each and not (each["upload"] or {}).get("digest") for each in holders)
 
 

@@ -77,7 +77,7 @@ class Reference:
     key: str
 
 
-_VALUES: Final = {"ConfigMap": "configMaps", "Secret": "secrets"}
+_VALUES: Final = {"ConfigMap": "operator.references.configMaps", "Secret": "operator.references.secrets"}
 Source = Inline | Upload | Object | Url | Reference
 
 
@@ -154,7 +154,7 @@ class Evidence:
         blobs: size in bytes of each digest that was looked for in the tenant's store, None when absent.
         contents: bytes of each reference that was looked for, or why there are none.
         created: when the Artifact was created, from which an upload's time runs.
-        downloads: by the payload's name, how far its `url` has been fetched; None when nothing is ever fetched.
+        downloads: by the payload's name, how far its `url` has been fetched; None when nothing ever is.
     """
 
     blobs: Mapping[str, int | None] = field(default_factory=dict)
@@ -275,7 +275,7 @@ def _copied(payload: Payload, reference: Reference, evidence: Evidence, now: dat
     if isinstance(data, Absent):
         more = {
             Absent.NO_KEY: f" '{reference.key}'",
-            Absent.FORBIDDEN: f"; the chart's value `operator.references.{_VALUES[reference.kind]}` allows it",
+            Absent.FORBIDDEN: f"; the chart's value `{_VALUES[reference.kind]}` allows it",
         }
         message = f"{_of(payload)}{reference.kind} '{reference.name}' {data.value}{more.get(data, '')}"
         return missing(message, evidence, now)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from manifestry.core import conditions
+from manifestry.core import conditions, filelists
 
 Body = Mapping[str, Any]
 
@@ -70,7 +70,7 @@ def uploaded_bytes(body: Body) -> int:
 
 def _uploads(body: Body) -> Iterator[Body]:
     spec = _mapping(body.get("spec"))
-    for holder in (spec, *_list(spec.get("files"))):
+    for holder in (spec, *_list(filelists.merged(spec))):
         if isinstance(holder.get("upload"), Mapping):
             yield holder["upload"]
 

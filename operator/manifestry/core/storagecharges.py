@@ -17,7 +17,8 @@ class Charge:
     Args:
         uid: the Artifact's metadata.uid, or `provisional` of its name while it is being created.
         name: its name.
-        since: when the charge was made or renewed last, microseconds, UTC.
+        since: when the charge was made or changed last, microseconds, UTC; later for each change, so that
+            whoever made it sees that it is not its own any more.
         size_bytes: how much is reserved.
         expires: when bytes that are still awaited are given back; None for `since` and a lease.
         unused: when repair first found that nobody uses it; the next repair gives it back.
@@ -40,8 +41,8 @@ class Totals:
     """What the stored artifacts take; written by the operator only.
 
     Args:
-        observed: when they were last counted and found different: two equal values were never written twice,
-            so equal `Totals` mean that nothing was committed or counted in between.
+        observed: when a count was last written, later for each: so equal `Totals` mean that nothing was
+            committed or counted in between.
     """
 
     committed_bytes: int = 0

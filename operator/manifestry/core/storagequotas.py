@@ -18,6 +18,7 @@ from manifestry.core.storagecharges import LEASE, Account, Charge, Totals, chang
 MAX_CHARGES: Final = 8000  # the CRD's maxProperties
 MAX_MARKS: Final = 1000  # in one write: each makes the object a little larger
 STEP_BYTES: Final = 64 << 20
+_TICK: Final = timedelta(microseconds=1)  # what the ledger can tell apart
 _ROOM_SHARE: Final = 8  # near the limit a stream of unknown length asks for less, to leave others some
 
 Reason = Literal["Reserved", "WaitingForQuota", "ExceedsMaxQuota"]
@@ -122,7 +123,8 @@ def restore(account: Account, charge: Charge, before: Charge | None) -> tuple[Ac
         return account, False
     if before is None:
         return changed(account, remove=(charge.uid,)), True
-    return changed(account, put=(replace(before, unused=None),)), True
+    size_bytes = min(before.size_bytes, charge.size_bytes)
+    return changed(account, put=(replace(before, size_bytes=size_bytes, unused=None),)), True
 
 
 def shrink(account: Account, uid: str, size_bytes: int) -> tuple[Account, bool]:
@@ -133,15 +135,18 @@ def shrink(account: Account, uid: str, size_bytes: int) -> tuple[Account, bool]:
     return changed(account, put=(replace(charge, size_bytes=size_bytes, expires=None),)), True
 
 
-def commit(account: Account, uid: str, size_bytes: int) -> tuple[Account, bool]:
-    """Turn an artifact's charge into a part of the totals, once: without a charge nothing happens."""
-    if uid not in account.charges:
+def commit(account: Account, charge: Charge, size_bytes: int) -> tuple[Account, bool]:
+    """Turn the charge under which an artifact was stored into a part of the totals, once.
+
+    Where it does not stand any more, only a count can tell whether the artifact is in the totals already.
+    """
+    if account.charges.get(charge.uid) != charge:
         return account, False
     old = account.totals
     totals = replace(
         old, committed_bytes=old.committed_bytes + size_bytes, artifact_count=old.artifact_count + 1
     )
-    return changed(account, remove=(uid,), totals=totals), True
+    return changed(account, remove=(charge.uid,), totals=totals), True
 
 
 def recount(
@@ -172,8 +177,9 @@ def recount(
         if cause and left is not None
     ]
     totals = _totals(account, stored, now)
-    kept = account.initialized and totals is account.totals and not account.notes
-    if kept and not (marked or cleared or gone or shrunk):
+    old = account.totals
+    kept = (totals.committed_bytes, totals.artifact_count) == (old.committed_bytes, old.artifact_count)
+    if account.initialized and kept and not (account.notes or marked or cleared or gone or shrunk):
         return account, Recount()
     result = changed(account, remove=gone, put=(*marked, *cleared, *shrunk), totals=totals)
     released = {charge.uid: cause for charge, cause, _ in findings if cause}
@@ -247,10 +253,12 @@ def _charged(
     if wanted.step and held <= wanted.size_bytes:
         room = None if limits.max_bytes is None else limits.max_bytes - account.used_bytes - size_bytes + held
         size_bytes += STEP_BYTES if room is None else max(0, min(STEP_BYTES, room // _ROOM_SHARE))
+    since = now if before is None else max(now, before.since + _TICK)
     if before is not None and wanted.lease is None:
-        return replace(before, size_bytes=size_bytes, unused=None)
+        as_it_is = before.unused is None and held == size_bytes and wanted.key in account.charges
+        return before if as_it_is else replace(before, since=since, size_bytes=size_bytes, unused=None)
     lease = wanted.lease or LEASE
-    return Charge(wanted.key, wanted.name, now, size_bytes, None if lease == LEASE else now + lease)
+    return Charge(wanted.key, wanted.name, since, size_bytes, None if lease == LEASE else now + lease)
 
 
 def _findings(
@@ -292,13 +300,9 @@ def _in_use(
 
 
 def _totals(account: Account, stored: list[Live], now: datetime) -> Totals:
-    """Return the account's own totals when they are right."""
-    old = account.totals
-    committed, count = sum(each.size_bytes for each in stored), len(stored)
-    if account.initialized and (old.committed_bytes, old.artifact_count) == (committed, count):
-        return old
-    later = old.observed + timedelta(microseconds=1) if old.observed is not None else now
-    return Totals(committed, count, max(now, later))
+    old = account.totals.observed
+    observed = now if old is None else max(now, old + _TICK)
+    return Totals(sum(each.size_bytes for each in stored), len(stored), observed)
 
 
 def _limit(row: Mapping[str, Any], name: str) -> int | None:

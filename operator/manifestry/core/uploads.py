@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
 
-from manifestry.core import blobkeys, digests, errors
+from manifestry.core import blobkeys, digests, errors, filelists
 
 MEDIA_TYPE: Final = "application/partial-upload"
 SESSIONS: Final = "sessions/"
@@ -313,7 +313,7 @@ def is_awaited(session: Session, artifact: Mapping[str, Any] | None, *, has_fail
     if artifact is None or has_failed or artifact["metadata"].get("deletionTimestamp"):
         return False
     spec = artifact["spec"]
-    holders = [item for item in spec.get("files") or () if item["name"] == session.file]
+    holders = [item for item in filelists.merged(spec) if item["name"] == session.file]
     upload = (holders[0] if holders else {} if session.file else spec).get("upload")
     is_same = artifact["metadata"].get("uid") == session.artifact_uid
     return is_same and upload is not None and not upload.get("digest")

@@ -106,10 +106,11 @@ async def charge(ctx: Context, observed: Observed) -> Observed:
         return replace(observed, quota=storagequotas.condition("Reserved", size_bytes, limits))
     wanted = Wanted(uid, name, max(size_bytes, storage.remembered(namespace, name, uid)))
     grant = await _reserve(ctx, storage, namespace, wanted, limits)
-    if grant.reason == "Reserved":
-        storage.forget(namespace, name)
-    else:
+    if grant.charge is None:
         storage.wait(namespace, wanted)
+    else:
+        storage.forget(namespace, name)
+        storage.relied[namespace, name] = grant.charge
     return replace(observed, quota=storagequotas.condition(grant.reason, wanted.size_bytes, limits))
 
 
@@ -130,10 +131,10 @@ async def settle(ctx: Context, before: Body, after: Body) -> None:
         if account is not None and uid in account.charges:
             count_soon(ctx, namespace)
         return
-    if account is None and not _is_limited(ctx, namespace):
-        return
+    charge = storage.relied.pop((namespace, after["metadata"]["name"]), None)
     try:
-        done = await storage.books.commit(namespace, uid, storageartifacts.stored_bytes(after))
+        size_bytes = storageartifacts.stored_bytes(after)
+        done = charge is not None and await storage.books.commit(namespace, charge, size_bytes)
     except NotReadyError:
         done = False
     if not done:

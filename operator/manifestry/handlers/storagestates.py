@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from manifestry.adapters import storagebooks
+from manifestry.core.storagecharges import Charge
 from manifestry.core.storagequotas import Limits, Wanted, fits
 
 
@@ -13,6 +14,7 @@ class Storage:
     Args:
         books: the storage ledgers.
         waiting: by namespace and name, the charges that found no room, the oldest first.
+        relied: by namespace and name, the charge under which an artifact is being stored.
         stale: namespaces whose totals must be counted, because an artifact has gone.
         free: namespaces that are known to have no limit and no ledger.
         not_before: monotonic time of the earliest next count, by namespace.
@@ -20,6 +22,7 @@ class Storage:
 
     books: storagebooks.StorageBooks
     waiting: dict[str, dict[str, Wanted]] = field(default_factory=dict)
+    relied: dict[tuple[str, str], Charge] = field(default_factory=dict)
     stale: set[str] = field(default_factory=set)
     free: set[str] = field(default_factory=set)
     not_before: dict[str, float] = field(default_factory=dict)
@@ -29,7 +32,8 @@ class Storage:
         self.waiting.setdefault(namespace, {})[wanted.name] = wanted
 
     def forget(self, namespace: str, name: str) -> None:
-        """Forget that an artifact waits."""
+        """Forget an artifact."""
+        self.relied.pop((namespace, name), None)
         names = self.waiting.get(namespace, {})
         names.pop(name, None)
         if not names:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from manifestry.adapters import reservations
 from manifestry.core import identities
 from manifestry.settings import ApiSettings
 from manifestry_api import app, deps, gates, identity, telemetry, tenants
@@ -112,7 +113,7 @@ def build(**settings: Any) -> World:
         client=unused,  # type: ignore[arg-type]
         store=unused,  # type: ignore[arg-type]
         sessions=unused,  # type: ignore[arg-type]
-        reservations=deps.unlimited(),
+        reservations=reservations.Reservations(),
         caches=deps.Caches(**mirrors),
         ledgers=unused,  # type: ignore[arg-type]
         settings=ApiSettings(**settings),

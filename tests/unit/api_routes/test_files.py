@@ -30,7 +30,8 @@ async def put(site: Site, name: str, data: bytes, **headers: str) -> Any:
 def recorded(site: Site) -> list[dict[str, Any]]:
     found = site.cluster.find(names.ARTIFACTS, "a", NAMESPACE)
     assert found is not None
-    return [dict(each.get("upload") or {}) for each in found["spec"]["files"]]
+    uploads = found["spec"].get("fileUploads") or {}
+    return [uploads.get(each["name"], {}) for each in found["spec"]["files"]]
 
 
 async def make_ready(site: Site, **payloads: bytes) -> None:

@@ -7,12 +7,12 @@ import os
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from manifestry.adapters import reservations, sessions, store
-from manifestry.core import blobkeys, errors, names, storagequotas
+from manifestry.core import blobkeys, errors, names
 from manifestry_api import sessions as facade_sessions
 from manifestry_api import views
 from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Reply, Site, condition
@@ -507,7 +507,7 @@ class Charges(reservations.Reservations):
     """A quota of 100 bytes that writes down what it is asked."""
 
     def __init__(self) -> None:
-        super().__init__(None, lambda _: storagequotas.UNLIMITED)
+        super().__init__()
         self.seen: list[tuple[Any, ...]] = []
 
     @asynccontextmanager
@@ -545,8 +545,9 @@ class Charge(reservations.Hold):
 
 @pytest.fixture
 def charges(site: Site) -> Charges:
-    site.world.ports.reservations = Charges()
-    return cast("Charges", site.world.ports.reservations)
+    made = Charges()
+    site.world.ports.reservations = made
+    return made
 
 
 async def test_the_quota_is_charged_before_the_first_byte(site: Site, charges: Charges) -> None:

@@ -51,7 +51,6 @@ class World:
     version: int = 1
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     uids: int = 0
-    history: list[str] = field(default_factory=list)
 
     def write(self, version: int, account: Account) -> None:
         if version != self.version:
@@ -99,7 +98,7 @@ def reserve(world: World, wanted: Wanted) -> Generator[None, None, Grant]:
 
 
 def post(world: World, name: str, size_bytes: int, *, is_upload: bool, refused: str) -> Op:
-    """The facade's creation; `refused` is how the API server fails: never, for good, or without an answer."""
+    """The facade's creation; `refused`: the API server forbids it, or its answer is lost."""
     charge: Charge | None = None
     is_known = name in world.artifacts  # the facade's cache
     yield
@@ -110,11 +109,8 @@ def post(world: World, name: str, size_bytes: int, *, is_upload: bool, refused: 
         charge = grant.charge
         yield
     if refused != "forbidden":
-        made = world.create(name, is_upload=is_upload, size_bytes=size_bytes)
-        yield
-        if made is None or refused != "for good":
-            return
-    if charge is not None and refused == "forbidden":
+        world.create(name, is_upload=is_upload, size_bytes=size_bytes)
+    elif charge is not None:
         before = grant.before
         yield from transact(world, lambda account: storagequotas.restore(account, charge, before))
 
@@ -136,21 +132,24 @@ class Hold:
         self.renewed = world.now
 
     def begin(self) -> Generator[None, None, bool]:
-        self.renewed = self.world.now
-        grant = yield from reserve(self.world, self.wanted)
-        self.charge, self.before = grant.charge, grant.before
-        return grant.charge is not None
+        return (yield from self.reserve(self.wanted))
 
     def grow(self, total: int) -> Generator[None, None, bool]:
         assert self.charge is not None
         if total <= self.charge.size_bytes and self.world.now - self.renewed < FRESH:
             return True
         step = self.wanted.step and total > self.charge.size_bytes
-        started = self.world.now
         wanted = replace(self.wanted, size_bytes=max(total, self.wanted.size_bytes), step=step)
+        return (yield from self.reserve(wanted))
+
+    def reserve(self, wanted: Wanted) -> Generator[None, None, bool]:
+        started = self.world.now
         grant = yield from reserve(self.world, wanted)
         if grant.charge is None:
             return False
+        found = grant.before and replace(grant.before, unused=None)
+        if self.charge is None or found != self.charge:
+            self.before = grant.before
         self.charge, self.renewed = grant.charge, started
         return True
 
@@ -212,8 +211,8 @@ def reconcile(world: World, name: str) -> Op:
     except ConflictError:
         return
     yield
-    size_bytes, uid = seen.size_bytes or 0, seen.uid
-    done = yield from transact(world, lambda account: storagequotas.commit(account, uid, size_bytes))
+    size_bytes, charge = seen.size_bytes or 0, grant.charge
+    done = yield from transact(world, lambda account: storagequotas.commit(account, charge, size_bytes))
     if not done:
         yield from recount(world)
 

@@ -406,3 +406,12 @@ def test_of_several_waits_the_nearest_one_decides_when_to_look() -> None:
     assert summary(plan)[1] == "AwaitingUpload"
     assert plan.again_seconds == 1
     assert planned(body(files=files[:1]), CREATED).again_seconds is None
+
+
+def test_a_refused_fetch_stands_until_the_next_one_has_ended() -> None:
+    made = body(**FETCHED)
+    refused = made | {"status": planned(made, downloads={"": PRIVATE}).status}
+    assert planned(refused).status is None
+    assert summary(planned(refused, downloads={"": ABSENT})) == ("Unknown", "SourceNotFound", "InProgress")
+    waiting = made | {"status": planned(made, downloads={"": ABSENT}).status}
+    assert summary(planned(waiting))[1] == "Fetching"

@@ -126,12 +126,10 @@ def test_an_uploaded_file_is_recorded_beside_the_others() -> None:
     ]
     body = {"metadata": {"resourceVersion": "7"}, "spec": {"files": files}}
     change = requests.uploaded(body, DIGEST, 5, "a")
-    recorded = {"expiresAfterSeconds": 60, "digest": DIGEST, "sizeBytes": 5}
-    assert change == {
-        "metadata": {"resourceVersion": "7"},
-        "spec": {"files": [{**files[0], "upload": recorded}, files[1]]},
-    }
-    assert requests.awaits_upload(change["spec"])
+    uploads = {"a": {"digest": DIGEST, "sizeBytes": 5}}
+    assert change == {"metadata": {"resourceVersion": "7"}, "spec": {"fileUploads": uploads}}
+    assert requests.awaits_upload({"files": files, "fileUploads": uploads})
+    assert not requests.awaits_upload({"files": files[:1], "fileUploads": uploads})
 
 
 def test_an_inline_payload_over_64_kib_is_too_large() -> None:

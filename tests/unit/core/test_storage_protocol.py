@@ -15,8 +15,8 @@ pytestmark = pytest.mark.unit
 NAMES = st.sampled_from(model.NAMES)
 SIZES = st.sampled_from([0, 1, 20, 40, 60, 100, 101])
 CHUNKS = st.lists(st.sampled_from([1, 10, 30]), max_size=4)
-REFUSALS = st.sampled_from(["no", "no", "no", "forbidden", "unanswered"])
-IN_FLIGHT = 8
+REFUSALS = st.sampled_from(["no", "no", "no", "forbidden", "lost"])
+IN_FLIGHT = 10  # enough for an old listing to outlast what it has seen
 
 
 class StorageProtocol(RuleBasedStateMachine):
@@ -119,29 +119,23 @@ def simulate(seed: int, steps: int) -> None:
     machine = StorageProtocol()
 
     def name() -> str:
-        return choose.choice(model.NAMES)
+        return choose.choice(model.NAMES[:4])
 
     def chunks() -> list[int]:
-        return [choose.choice([1, 10, 30]) for _ in range(choose.randrange(5))]
+        return [choose.choice([10, 30]) for _ in range(choose.randrange(1, 3))]
 
     moves: list[tuple[int, Any]] = [
-        (60, lambda: machine.ops and machine.step(choose.randrange(50), choose.choice([1, 1, 2, 5]))),
-        (10, lambda: machine.post(name(), choose.choice([1, 20, 40]), choose.random() < 0.5, "no")),
-        (
-            2,
-            lambda: machine.post(
-                name(), 20, is_upload=True, refused=choose.choice(["forbidden", "unanswered"])
-            ),
-        ),
-        (4, lambda: machine.apply(name(), choose.choice([1, 20, 40]), choose.random() < 0.5)),
-        (12, lambda: machine.put(name(), chunks(), choose.random() < 0.5, choose.random() < 0.3)),
-        (20, lambda: machine.look_at(name())),
-        (5, lambda: machine.reconcile_at_once(name())),
-        (6, machine.recount),
-        (3, machine.recount_at_once),
-        (2, lambda: machine.ops and machine.crash(choose.randrange(50))),
-        (4, lambda: machine.time_passes(choose.choice([1, 1, 5, 20, 40, 130]))),
-        (6, lambda: machine.user_deletes(name())),
+        (60, lambda: machine.ops and machine.step(choose.randrange(50), choose.choice([1, 1, 2]))),
+        (6, lambda: machine.post(name(), choose.choice([20, 40]), choose.random() < 0.8, "no")),
+        (1, lambda: machine.post(name(), 20, is_upload=True, refused=choose.choice(["forbidden", "lost"]))),
+        (6, lambda: machine.apply(name(), choose.choice([20, 40]), choose.random() < 0.3)),
+        (14, lambda: machine.put(name(), chunks(), choose.random() < 0.7, choose.random() < 0.4)),
+        (14, lambda: machine.look_at(name())),
+        (4, lambda: machine.reconcile_at_once(name())),
+        (8, machine.recount),
+        (1, lambda: machine.ops and machine.crash(choose.randrange(50))),
+        (8, lambda: machine.time_passes(choose.choice([1, 20, 130]))),
+        (5, lambda: machine.user_deletes(name())),
         (1, lambda: machine.one_fails(name())),
     ]
     weights = [weight for weight, _ in moves]
@@ -154,9 +148,9 @@ def simulate(seed: int, steps: int) -> None:
     machine.teardown()
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(30))
 def test_the_protocol_holds_on_long_walks(seed: int) -> None:
-    simulate(seed, 1500)
+    simulate(seed, 3000)
 
 
 def test_what_fits_is_accepted_and_what_is_deleted_makes_room() -> None:

@@ -80,7 +80,7 @@ def test_a_charge_is_raised_and_never_lowered_by_its_owner() -> None:
     assert (after.reserved_bytes, grant.before) == (30, charge(size_bytes=10))
     same, grant = reserve(after, 20)
     assert same is after
-    assert grant.charge == replace(charge(size_bytes=30))
+    assert grant.charge == charge(size_bytes=30, since=LATER), "a change is later than what stood before"
     assert reserve(after, 101)[1].reason == "ExceedsMaxQuota"
 
 
@@ -143,9 +143,10 @@ def test_what_an_abandoned_session_held_is_given_back_but_for_the_rest() -> None
 
 def test_a_commit_happens_once() -> None:
     account = build([charge(size_bytes=10)], Totals(5, 1, NOW))
-    after, done = storagequotas.commit(account, "u1", 8)
+    after, done = storagequotas.commit(account, charge(size_bytes=10), 8)
     assert (after.used_bytes, after.artifacts, after.reserved_bytes, done) == (13, 2, 0, True)
-    assert storagequotas.commit(after, "u1", 8) == (after, False)
+    assert storagequotas.commit(after, charge(size_bytes=10), 8) == (after, False)
+    assert storagequotas.commit(account, charge(size_bytes=11), 8) == (account, False)
 
 
 def live(state: State, size_bytes: int = 0, uid: str = "u1", since: datetime | None = None) -> Live:
@@ -227,7 +228,7 @@ def test_stored_artifacts_are_counted_and_lose_their_charges() -> None:
 
 def test_a_count_that_a_commit_has_overtaken_is_done_again() -> None:
     seen = build([charge()], Totals(0, 0, NOW))
-    account, _ = storagequotas.commit(seen, "u1", 10)
+    account, _ = storagequotas.commit(seen, charge(), 10)
     assert storagequotas.recount(account, seen, [], LATER) == (account, None)
     assert storagequotas.recount(replace(seen, initialized=False), seen, [], LATER)[1] is None
 

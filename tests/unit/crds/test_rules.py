@@ -150,6 +150,40 @@ def test_the_contents_of_a_source_are_immutable(source: str) -> None:
     assert judge("Artifact", artifact(files=files[0]), artifact(files=files[1])) == expected
 
 
+ENTRY_IS_IMMUTABLE = "an entry of `fileUploads` is immutable once set"
+ENTRY_OF_NO_UPLOAD = "every name in `fileUploads` must be that of a file with `upload`"
+FIRST, SECOND = {"digest": D1, "sizeBytes": 1}, {"digest": D2, "sizeBytes": 2}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "messages"),
+    [
+        (None, None, []),
+        (None, {}, []),
+        (None, {"a": FIRST}, []),
+        ({"a": FIRST}, {"a": FIRST, "b": SECOND}, []),
+        ({"a": FIRST}, {"a": {**FIRST, "sizeBytes": 2}}, [ENTRY_IS_IMMUTABLE]),
+        ({"a": FIRST}, {"a": SECOND}, [ENTRY_IS_IMMUTABLE]),
+        ({"a": FIRST}, {"b": SECOND}, [ENTRY_IS_IMMUTABLE]),
+        ({"a": FIRST}, {}, [ENTRY_IS_IMMUTABLE]),
+        ({"a": FIRST}, None, [ENTRY_IS_IMMUTABLE]),
+        (None, {"c": FIRST}, [ENTRY_OF_NO_UPLOAD]),
+        (None, {"absent": FIRST}, [ENTRY_OF_NO_UPLOAD]),
+    ],
+)
+def test_what_was_uploaded_for_a_file_is_written_once(old: Any, new: Any, messages: list[str]) -> None:
+    files = [file("a", upload={}), file("b", upload={}), file("c", **TEXT)]
+
+    def with_uploads(uploads: Json | None) -> Json:
+        return artifact(files=files, **({} if uploads is None else {"fileUploads": uploads}))
+
+    assert judge("Artifact", with_uploads(new), with_uploads(old)) == messages
+
+
+def test_without_files_nothing_is_uploaded_for_one() -> None:
+    assert judge("Artifact", artifact(**TEXT, fileUploads={"a": FIRST})) == [ENTRY_OF_NO_UPLOAD]
+
+
 UNSET: Json = {}
 
 
