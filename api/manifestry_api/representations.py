@@ -9,7 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from manifestry.core import changes, conditions, etags, filelists, jobs, names, parameters, positions, requests
+from manifestry.core import (
+    changes,
+    conditions,
+    etags,
+    filelists,
+    jobs,
+    names,
+    parameters,
+    positions,
+    requests,
+)
 from manifestry.core import garbage as collection
 
 Object = Mapping[str, Any]

@@ -13,14 +13,17 @@ References: https://asgi.readthedocs.io/en/latest/extensions.html "Zero Copy Sen
 """
 
 import asyncio
+import fcntl
 import os
 import ssl
+import sys
+import termios
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, Protocol
 
 EXTENSION: Final = "http.response.zerocopysend"
-# One system call: from the page cache 1 MiB takes 0.2 ms, in which nobody else is served.
-STEP_BYTES: Final = 1 << 20
+# One system call: from the page cache 2 MiB take 0.4 ms, in which nobody else is served.
+STEP_BYTES: Final = 2 << 20
 STALL_SECONDS: Final = 60.0  # a client that takes nothing for so long is cut off, as nginx does it
 # What is used of uvicorn's RequestResponseCycle, which is not a public interface: without all of it the
 # extension is not offered.
@@ -164,13 +167,21 @@ class Transfer:
         return self._offset >= self._end
 
     def _expect_progress(self) -> None:
-        self._watch = self._loop.call_later(STALL_SECONDS, self._look, self._offset)
+        self._watch = self._loop.call_later(STALL_SECONDS, self._look, self._received())
 
-    def _look(self, earlier_offset: int) -> None:
-        if self._offset == earlier_offset:
+    def _look(self, earlier: int) -> None:
+        if self._received() == earlier:
             self._finish(TimeoutError("the client takes nothing"))
         else:
             self._expect_progress()
+
+    def _received(self) -> int:
+        """Return the place up to which the client has acknowledged the file.
+
+        The offset moves in steps of a third of the socket's buffer: a minute and more for a slow client.
+        """
+        queued = fcntl.ioctl(self._target, termios.TIOCOUTQ, b"\0" * 4)
+        return self._offset - int.from_bytes(queued, sys.byteorder)
 
     def _finish(self, error: Exception | None) -> None:
         if self._done is None or self._done.done():

@@ -1,6 +1,6 @@
 """Operator and facade as real processes against a real API server, and callers of each role."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 from tests.controlplane import processes, tenants, webhooks
 from tests.controlplane.controlplane import ControlPlane
 from tests.e2e.teams import JOB_TYPES, Team
+from tests.faults import smalldisk
 
 JOB_TYPE = "rest-render"
 SCHEMA = {
@@ -38,10 +39,10 @@ class Installation:
 
 @contextmanager
 def installed(
-    cp: ControlPlane, folder: Path, wrap: Callable[[Sequence[str]], Sequence[str]] = list, **env: str
+    cp: ControlPlane, folder: Path, disk: smalldisk.SmallDisk | None = None, /, **env: str
 ) -> Iterator[Installation]:
-    """Run one operator and one facade with a webhook and one job type."""
-    setup = processes.Setup(folder, env, wrap=wrap)
+    """Run one operator and one facade with a webhook and one job type, where `disk` is mounted if given."""
+    setup = processes.Setup(folder, env, wrap=disk.wrap if disk else list)
     cp.apply(JOB_TYPES, {
         "apiVersion": "manifestry.dev/v1alpha1",
         "kind": "JobType",

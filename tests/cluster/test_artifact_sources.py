@@ -20,7 +20,7 @@ from tests.controlplane.certificates import Authority
 from tests.controlplane.clusterapi import poll_until
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant
-from tests.e2e.teams import ARTIFACTS, Team
+from tests.e2e.teams import ARTIFACTS, QUOTAS, Team
 
 ADDRESS = "127.0.0.2"
 CLUSTER_ROLES = "rbac.authorization.k8s.io/v1/clusterroles"
@@ -368,3 +368,25 @@ def test_files_over_rest(team: Team) -> None:
         "patch", "mart", "set", "-n", team.namespace, "--type=merge", "-p", json.dumps(changed), check=False
     )
     assert "immutable" in refused.stderr
+
+
+def test_fetched_bytes_over_the_quota_are_not_kept(product: Product, team: Team) -> None:
+    product.origin.answers["/over"] = originserver.status(200, DATA)
+    quota = {
+        "apiVersion": names.API_VERSION,
+        "kind": "TenantQuota",
+        "metadata": {"name": team.tenant.name},
+        "spec": {"tenants": [team.tenant.name], "storage": {"maxBytes": 1000}},
+    }
+    team.cluster.apply(QUOTAS, quota)
+    apply(team, artifact(team, "small", inline={"text": "x"}))
+    wait(team, "small", "Stored", "Current")
+    apply(team, artifact(team, "over", url={"url": product.origin.url("/over")}))
+    wait(team, "over", "ExceedsMaxQuota", "Failed")
+    poll_until(lambda: product.staged() == [], "the staged bytes' removal")
+    team.cluster.patch(ARTIFACTS, "over", {"metadata": {"labels": {"look": "again"}}}, team.namespace)
+    time.sleep(1)
+    assert (product.requests("/over"), product.staged()) == (1, [])
+    team.cluster.patch(QUOTAS, team.tenant.name, {"spec": {"storage": {"maxBytes": 2 * len(DATA)}}})
+    wait(team, "over", "Stored", "Current")
+    assert product.requests("/over") == 2

@@ -53,7 +53,7 @@ def world(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
     tenant = tenants.make(control_plane, None)
     env = {"MANIFESTRY_STORE_PATH": str(disk.folder / "store"), "MANIFESTRY_RESYNC_SECONDS": "5"}
     try:
-        with rest.installed(control_plane, folder, disk.wrap, **env) as product:
+        with rest.installed(control_plane, folder, disk, **env) as product:
             product.facade.wait_complete()
             team = product.team(tenant)
             yield World(product, disk, team, Inventory(team.caller("publisher")))

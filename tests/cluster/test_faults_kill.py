@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import obstore
 import pytest
@@ -160,37 +160,45 @@ def _check_blobs(behind: ObjectStore, tenant_uid: str) -> int:
     return count
 
 
-@pytest.mark.parametrize(("kind", "count"), [("local", 200), ("s3", 60)])
-def test_uploads_survive_kills_of_the_facade(
-    control_plane: ControlPlane,
-    make_tenant: MakeTenant,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-    kind: str,
-    count: int,
-) -> None:
-    env: dict[str, str] = {"MANIFESTRY_RESYNC_SECONDS": "2"}
-    behind: Callable[[], Any] = lambda: LocalStore(tmp_path / "store")  # noqa: E731 - it is made by the facade
-    if kind == "s3":
+@dataclass
+class Place:
+    """A store: how many uploads it is tried with, how processes reach it, how to look behind it."""
+
+    count: int
+    env: dict[str, str]
+    behind: Callable[[], ObjectStore]
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "s3":
         server: S3Server = request.getfixturevalue("s3")
-        env, behind = env | server.settings(), server.store
+        return Place(60, server.settings(), cast("Callable[[], ObjectStore]", server.store))
+    folder = tmp_path / "store"  # made by the facade
+    return Place(200, {"MANIFESTRY_STORE_PATH": str(folder)}, lambda: cast("ObjectStore", LocalStore(folder)))
+
+
+def test_uploads_survive_kills_of_the_facade(
+    control_plane: ControlPlane, make_tenant: MakeTenant, tmp_path: Path, place: Place
+) -> None:
     tenant, rng = make_tenant(), random.Random(SEED)
+    env = {**place.env, "MANIFESTRY_RESYNC_SECONDS": "2"}
     with rest.installed(control_plane, tmp_path, **env) as product:
         product.facade.wait_complete()
         stored = Inventory(product.team(tenant).caller("publisher"), SEED)
         swarm = Swarm(product.facade, stored, time.monotonic() + 90)
-        wanted = _uploads(count, rng)
+        wanted = _uploads(place.count, rng)
         began = time.monotonic()
         _run(swarm, wanted)
         took = time.monotonic() - began
         product.facade.wait_complete()
         poll_until(lambda: _all_ready(control_plane, tenant.namespace, stored), "all Ready", 60)
         stored.check()
-        blobs = _check_blobs(behind(), tenant.uid)
-        left = sum(len(page) for page in obstore.list(behind(), blobkeys.UPLOADS))
+        blobs = _check_blobs(place.behind(), tenant.uid)
+        left = sum(len(page) for page in obstore.list(place.behind(), blobkeys.UPLOADS))
     sys.stdout.write(
-        f"{kind}: {took:.0f} s, {swarm.kills} kills, {swarm.breaks} breaks, {len(swarm.problems)} problems,"
-        f" {len(stored.acknowledged)}/{count} acknowledged, {blobs} blobs, {left} left in uploads/\n"
+        f"{took:.0f} s, {swarm.kills} kills, {swarm.breaks} breaks, {len(swarm.problems)} problems,"
+        f" {len(stored.acknowledged)} of {place.count} acknowledged, {blobs} blobs, {left} left over\n"
     )
     assert stored.acknowledged >= {each.name for each in wanted if each.stubborn}
     assert swarm.kills >= 3

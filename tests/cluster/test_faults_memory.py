@@ -72,17 +72,23 @@ def put(rest: Rest, name: str, size_bytes: int, *, length: bool) -> None:
     assert json.loads(body)["digest"] == f"sha256:{digest(payload(size_bytes))}"
 
 
-@pytest.mark.parametrize("kind", ["local", "s3"])
+@pytest.fixture(params=["local", "s3"])
+def env(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
+    if request.param == "s3":
+        yield request.getfixturevalue("s3").settings()
+    else:
+        yield {"MANIFESTRY_STORE_PATH": str(tmp_path / "store")}
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)  # pytest would keep the last three
+
+
 def test_one_gibibyte_in_and_out(
     control_plane: ControlPlane,
     tenant: Tenant,
-    request: pytest.FixtureRequest,
+    env: dict[str, str],
     start_operator: Callable[..., Any],
     start_facade: Callable[..., FacadeProcess],
-    tmp_path: Path,
-    kind: str,
 ) -> None:
-    env = request.getfixturevalue("s3").settings() if kind == "s3" else {}
+    is_local = "MANIFESTRY_STORE_PATH" in env
     start_operator(control_plane, env=env)
     facade = start_facade(control_plane, env=env)
     facade.wait_complete()
@@ -90,13 +96,12 @@ def test_one_gibibyte_in_and_out(
     put(rest, "warm", 8 * MIB, length=True)
     assert digest(rest.stream("/artifacts/warm/content")) == digest(payload(8 * MIB))
     memory, began = Memory(facade.pid), time.monotonic()
-    put(rest, "large", GIB, length=kind == "local")
+    put(rest, "large", GIB, length=is_local)
     up, rise_up = time.monotonic() - began, memory.rise()
     assert digest(rest.stream("/artifacts/large/content")) == digest(payload(GIB))
     down, rise_down = time.monotonic() - began - up, memory.rise()
     sys.stdout.write(
-        f"{kind}: up {up:.1f} s, +{rise_up / MIB:.1f} MiB; down {down:.1f} s, +{rise_down / MIB:.1f} MiB\n"
+        f"up {up:.1f} s, +{rise_up / MIB:.1f} MiB; down {down:.1f} s, +{rise_down / MIB:.1f} MiB\n"
     )
-    shutil.rmtree(tmp_path / "store", ignore_errors=True)  # pytest would keep the last three
     assert rise_up <= RISE_BYTES
     assert rise_down <= RISE_BYTES

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,12 +183,15 @@ def test_a_store_that_breaks_off_in_the_middle(world: World) -> None:
     got = stored.rest.call("GET", "/artifacts/broken/content")
     assert got.status == 200
     world.proxy.fault = NONE
-    received = b""
-    with pytest.raises(urllib3.exceptions.HTTPError):
+    received = bytearray()
+
+    def read() -> None:
         for chunk in stored.rest.stream("/artifacts/broken/content"):
-            if not received:
-                world.proxy.fault = Fault(refuses=True)
-            received += chunk
+            received.extend(chunk)
+            world.proxy.fault = Fault(refuses=True)
+
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        read()
     assert stored.sent["broken"].startswith(received)
     assert len(received) < 9 * MIB
     world.proxy.fault = NONE

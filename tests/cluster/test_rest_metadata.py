@@ -13,7 +13,8 @@ import pytest
 
 from tests.cluster import rest
 from tests.controlplane import webhooks
-from tests.controlplane.clusterapi import ApiFailure, poll_until
+from tests.controlplane.apirequests import ApiFailure
+from tests.controlplane.clusterapi import poll_until
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.plugin import MakeTenant
 from tests.controlplane.tenants import Tenant
@@ -379,7 +380,7 @@ def test_no_name_leads_elsewhere(team: Team) -> None:
     for name in TRAVERSALS:
         for method, template in ADDRESSES:
             headers = MERGE if method == "PATCH" else {}
-            content = {} if method in {"PATCH", "PUT"} else None
+            content: Any = {} if method in {"PATCH", "PUT"} else None
             answer = caller.call(method, template.format(name), content, headers=headers)
             assert answer.status in {400, 404, 405, 422}, (method, template, name, answer.data)
             assert "x-injected" not in answer.headers

@@ -9,7 +9,9 @@ import asyncio
 import hashlib
 import os
 import random
+import sys
 import tempfile
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 import obstore
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from obstore.store import LocalStore as Folder
@@ -35,7 +38,7 @@ PIECE_BYTES: Final = 2000  # instead of 1 or 8 MiB, so that an append has severa
 SESSION_LIMIT: Final = 3
 FUTURE: Final = datetime(2100, 1, 1, tzinfo=UTC)
 GRACE: Final = timedelta(hours=2)
-LOST_ANSWER: Final = -1  # everything is done, but nobody hears of it
+LOST_ANSWER: Final = 100  # everything is done, but nobody hears of it
 
 T = TypeVar("T")
 Key = tuple[str, str]  # tenant uid, digest
@@ -89,7 +92,8 @@ class Upload:
     """A session as the model knows it.
 
     Args:
-        acknowledged: an offset that the client was told.
+        acknowledged: the last offset that the client was told.
+        history: all of them.
         sent: as far as bytes may have come.
         may_be_sealed: a seal was begun; whether it is made, one sees.
         may_be_ended: a seal was begun and killed; perhaps no more bytes may come.
@@ -99,6 +103,7 @@ class Upload:
     session: uploads.Session
     data: bytes
     acknowledged: int = 0
+    history: list[int] = field(default_factory=list)
     sent: int = 0
     is_sealed: bool = False
     may_be_sealed: bool = False
@@ -141,7 +146,8 @@ class Model:
 
 sizes = st.sampled_from(SIZES)  # not the bytes: what fails is printed
 tenants = st.integers(0, 1)
-kills = st.none() | st.none() | st.none() | st.integers(LOST_ANSWER, 14)
+# At which part of the way, in percent; how long the way of each operation is, one run tells the next.
+kills = st.none() | st.none() | st.integers(0, LOST_ANSWER)
 
 
 class Killed:
@@ -163,7 +169,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.place = type(self).make_place()
         self.tenant_uids = (str(uuid.uuid4()), str(uuid.uuid4()))
         self.model = Model()
-        self.numbers = random.Random(0)
+        self.steps: dict[str, int] = {}
 
     @initialize()
     def begin(self) -> None:
@@ -180,13 +186,19 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- plain uploads
 
-    @rule(size=sizes, kill=kills)
-    def stage(self, size: int, kill: int | None) -> None:
-        data = PAYLOADS[size]
+    @rule(size=sizes, kill=kills, discards=st.booleans())
+    def stage(self, size: int, kill: int | None, discards: bool) -> None:
+        staged = self._stage(PAYLOADS[size], None if discards else kill)
+        if discards:
+            self.model.staged.pop()
+            self._do(lambda: self.store.discard(staged), kill)
+
+    def _stage(self, data: bytes, kill: int | None) -> Any:
         staged = self._do(lambda: self.store.stage(_chunks(data), limit_bytes=len(data)), kill)
         if isinstance(staged, store.Staged):
             assert (staged.digest, staged.size_bytes) == (digests.of(data), len(data))
             self.model.staged.append((staged, data))
+        return staged
 
     @rule(size=sizes, after=st.integers(0, 1 << 20), too_large=st.booleans())
     def stage_and_fail(self, size: int, after: int, too_large: bool) -> None:
@@ -195,16 +207,16 @@ class StoreMachine(RuleBasedStateMachine):
             return
         source = _chunks(data) if too_large else _broken(data[:after])
         limit = len(data) - 1 if too_large else len(data)
-        try:
+        before = self.place.keys("uploads")
+        with pytest.raises(store.TooLargeError if too_large else ConnectionResetError):
             self._do(lambda: self.store.stage(source, limit_bytes=limit), None)
-        except (store.TooLargeError, ConnectionResetError):
-            return
-        raise AssertionError("it must not succeed")
+        assert self.place.keys("uploads") == before
 
-    @precondition(lambda self: self.model.staged)
-    @rule(choice=st.integers(0, 99), tenant=tenants, kill=kills)
-    def publish(self, choice: int, tenant: int, kill: int | None) -> None:
+    @rule(choice=st.integers(0, 99), size=sizes, tenant=tenants, kill=kills)
+    def publish(self, choice: int, size: int, tenant: int, kill: int | None) -> None:
         """An artifact is created: bytes first, then what refers to them."""
+        if not self.model.staged:
+            self._stage(PAYLOADS[size], None)
         staged, data = self._pick(self.model.staged, choice)
         key = (self.tenant_uids[tenant], staged.digest)
         self.model.staged.remove((staged, data))
@@ -213,13 +225,6 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             self.model.gains(key, data)
             self.model.references.append(key)
-
-    @precondition(lambda self: self.model.staged)
-    @rule(choice=st.integers(0, 99), kill=kills)
-    def discard(self, choice: int, kill: int | None) -> None:
-        staged, data = self._pick(self.model.staged, choice)
-        self.model.staged.remove((staged, data))
-        self._do(lambda: self.store.discard(staged), kill)
 
     @rule(size=sizes, tenant=tenants, kill=kills)
     def put(self, size: int, tenant: int, kill: int | None) -> None:
@@ -245,17 +250,13 @@ class StoreMachine(RuleBasedStateMachine):
             count = min(count, len(data) - first)
             assert self._run(self._received(key, first, count)) == data[first : first + count]
 
-    @rule()
-    def reopen(self) -> None:
-        """A restart, in good order."""
-        self._close()
-        self._open()
-
     # -- sessions
 
     @rule(size=sizes, tenant=tenants, kill=kills)
     def create_session(self, size: int, tenant: int, kill: int | None) -> None:
-        data = PAYLOADS[size]
+        self._create_session(PAYLOADS[size], tenant, kill)
+
+    def _create_session(self, data: bytes, tenant: int, kill: int | None) -> None:
         session = uploads.Session(
             str(uuid.uuid4()), self.tenant_uids[tenant], "team", "artifact", str(uuid.uuid4())
         )
@@ -279,35 +280,33 @@ class StoreMachine(RuleBasedStateMachine):
                 self.model.uploads[session.session_id] = Upload(state.session, data)
             self._run(self.sessions.free_slots(FUTURE))
 
-    @precondition(lambda self: self.model.uploads)
     @rule(
         choice=st.integers(0, 99),
         count=st.integers(1, 9000),
-        wrong=st.sampled_from((0, 0, 0, 1, -1)),
+        stale=st.sampled_from((False, False, True)),
         breaks=st.booleans(),
         kill=kills,
     )
-    def append(self, choice: int, count: int, wrong: int, breaks: bool, kill: int | None) -> None:
+    def append(self, choice: int, count: int, stale: bool, breaks: bool, kill: int | None) -> None:
+        """Send more bytes where they end, or where they once ended, as one does who has missed an answer."""
         upload = self._pick_upload(choice)
-        if upload is None:
-            return
         offset = upload.acknowledged
+        if stale:
+            offset = self._pick([0, *upload.history], count)
+        refused = offset < upload.acknowledged or upload.is_sealed
         data = upload.data[offset : offset + count]
-        refused = bool(wrong) or upload.is_sealed
-        if not data or (offset + wrong < 0):
+        if not data:
             return
         if not refused:
             upload.sent = offset + len(data)
         source = _broken(data) if breaks else _chunks(data, 700)
         try:
             end = self._do(
-                lambda: self.sessions.append(upload.session, offset + wrong, source, limit_bytes=len(data)),
+                lambda: self.sessions.append(upload.session, offset, source, limit_bytes=len(data)),
                 kill,
             )
-        except sessions.OffsetError:
+        except (sessions.OffsetError, sessions.SessionNotFoundError):
             assert refused or upload.may_be_ended
-        except sessions.SessionNotFoundError:
-            assert upload.is_finished or upload.may_be_finished
         except ConnectionResetError:
             assert breaks
         else:
@@ -317,21 +316,13 @@ class StoreMachine(RuleBasedStateMachine):
                 upload.acknowledged = end
         self._check_upload(upload)
 
-    @precondition(lambda self: self.model.uploads)
-    @rule(choice=st.integers(0, 99), kill=kills)
-    def seal(self, choice: int, kill: int | None) -> None:
-        upload = self._pick_upload(choice)
-        if upload is not None:
-            self._seal(upload, kill)
-
-    @precondition(lambda self: self.model.uploads)
     @rule(choice=st.integers(0, 99), kill=kills, kill_publish=kills, kill_finish=kills)
     def complete(
         self, choice: int, kill: int | None, kill_publish: int | None, kill_finish: int | None
     ) -> None:
         """Seal, publish, refer, finish: as the facade does, killed anywhere."""
         upload = self._pick_upload(choice)
-        if upload is None or upload.is_finished or upload.may_be_finished:
+        if upload.is_finished or upload.may_be_finished:
             return
         staged = self._seal(upload, kill)
         if staged is None:
@@ -350,19 +341,16 @@ class StoreMachine(RuleBasedStateMachine):
             upload.is_finished = True
         self._check_upload(upload)
 
-    @precondition(lambda self: self.model.uploads)
     @rule(choice=st.integers(0, 99), kill=kills)
     def abort(self, choice: int, kill: int | None) -> None:
         upload = self._pick_upload(choice)
-        if upload is None:
-            return
         if self._do(lambda: self.sessions.abort(upload.session), kill) is KILLED:
             upload.may_be_gone = True
             if self._run(self.sessions.head(upload.session.session_id)) is not None:
                 self._run(self.sessions.abort(upload.session))  # the client, or the collector, tries again
+            self._run(self.sessions.free_slots(FUTURE))
         assert self._run(self.sessions.head(upload.session.session_id)) is None
         del self.model.uploads[upload.session.session_id]
-        self._run(self.sessions.free_slots(FUTURE))
 
     @rule(kill=kills)
     def sweep(self, kill: int | None) -> None:
@@ -396,6 +384,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(tenant=tenants, kill=kills)
     def collect(self, tenant: int, kill: int | None) -> None:
         """What nobody refers to goes, what somebody refers to stays."""
+        time.sleep(0.02)  # a disk's clock ticks every 4 ms: what is as old as its claim would stay
         tenant_uid = self.tenant_uids[tenant]
         everything = {digests.of(data): data for data in PAYLOADS.values()}
         referred = self._referred(tenant_uid)
@@ -419,10 +408,12 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             self._run(self.inventory.reap(FUTURE))  # a dead collector's claims become stale
 
-    @precondition(lambda self: self.place.folder and self.model.staged)
-    @rule(choice=st.integers(0, 99), tenant=tenants, pause=st.floats(0, 0.01))
-    def publish_while_collecting(self, choice: int, tenant: int, pause: float) -> None:
+    @precondition(lambda self: self.place.folder)
+    @rule(choice=st.integers(0, 99), size=sizes, tenant=tenants, pause=st.floats(0, 0.01))
+    def publish_while_collecting(self, choice: int, size: int, tenant: int, pause: float) -> None:
         """Old bytes are published again at the moment in which a collector decides about them."""
+        if not self.model.staged:
+            self._stage(PAYLOADS[size], None)
         staged, data = self._pick(self.model.staged, choice)
         self.model.staged.remove((staged, data))
         key = (self.tenant_uids[tenant], staged.digest)
@@ -500,6 +491,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert state.session == upload.session
         assert upload.acknowledged <= state.offset <= upload.sent
         upload.acknowledged = upload.sent = state.offset
+        upload.history.append(state.offset)
         assert upload.is_sealed <= (state.seal is not None) <= (upload.is_sealed or upload.may_be_sealed)
         if state.seal is not None:
             upload.is_sealed = True
@@ -544,25 +536,31 @@ class StoreMachine(RuleBasedStateMachine):
         return self.runner.run(bounded())
 
     def _do(self, work: Callable[[], Awaitable[T]], kill: int | None) -> T | Killed:
-        """Do something, and be killed after `kill` steps of it; then a new process takes over."""
+        """Do something, and be killed on `kill` percent of the way; then a new process takes over."""
+        operation = sys._getframe(1).f_code.co_name
         if kill is not None and kill != LOST_ANSWER:
-            self.fuse.set(kill)
+            self.fuse.set(kill * self.steps.get(operation, 10) // LOST_ANSWER)
         try:
             done = self._run(work())
         except Crash:
             done = KILLED
         finally:
-            blown = self.fuse.blown
+            blown, steps = self.fuse.blown, self.fuse.steps
             self.fuse.mend()
+        if not blown:
+            self.steps[operation] = steps
         if blown or kill == LOST_ANSWER:
-            self.reopen()
+            self._close()
+            self._open()
             return KILLED
         return cast("T", done)
 
     def _pick(self, listed: list[T], choice: int) -> T:
         return listed[choice % len(listed)]
 
-    def _pick_upload(self, choice: int) -> Upload | None:
+    def _pick_upload(self, choice: int) -> Upload:
+        if not self.model.uploads:
+            self._create_session(PAYLOADS[SIZES[-1]], choice % 2, None)
         upload = self._pick(list(self.model.uploads.values()), choice)
         self._check_upload(upload)
         return upload

@@ -13,7 +13,7 @@ from tests.seaweed.server import S3Server
 
 # Seconds, not minutes: a step on S3 is some ten requests. More of both finds more, in a night.
 LOCAL = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 REMOTE = settings(
     max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
@@ -26,7 +26,7 @@ def check(make_place: Callable[[], storemodel.Place], how: settings) -> None:
     class Machine(storemodel.StoreMachine):
         pass
 
-    Machine.make_place = staticmethod(make_place)  # type: ignore[assignment]
+    Machine.make_place = staticmethod(make_place)
     Machine.fuse = fuse
     with crashes.fragile(fuse):
         run_state_machine_as_test(Machine, settings=how)

@@ -5,7 +5,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import obstore
@@ -186,7 +185,7 @@ async def test_other_clouds_are_configured_without_a_request(kind: str) -> None:
 
 
 async def test_an_old_blob_is_made_new_by_publishing_it_again(
-    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server,
 ) -> None:
     used = open_s3(s3.settings())
     await used.put(TENANT, b"old")
@@ -195,10 +194,15 @@ async def test_an_old_blob_is_made_new_by_publishing_it_again(
     await asyncio.sleep(1.1)
     await used.put(TENANT, b"old")
     assert (await behind.head_async(key))["last_modified"] == before
-    monkeypatch.setattr(store_remote, "REFRESH_AFTER", timedelta(0))
+    used = open_s3(s3.settings() | {"MANIFESTRY_GC_GRACE_SECONDS": "1"})
     staged = await used.stage(one(b"old"), limit_bytes=3)
     assert await used.publish(TENANT, staged) == await used.publish(TENANT, staged)
     assert (await behind.head_async(key))["last_modified"] > before
+    assert [key for key in _uploads(s3) if staged.upload_id in key] == []
+
+
+def _uploads(s3: S3Server) -> list[str]:
+    return [item["path"] for page in s3.store().list("uploads/") for item in page]
 
 
 def _keys(s3: S3Server) -> list[str]:

@@ -69,7 +69,7 @@ class ThreadTurns:
         def act(number: int) -> None:
             try:
                 results[number] = actors[number]()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it is the result
                 results[number] = error
             with self._changed:
                 self._live.discard(names[number])

@@ -13,13 +13,14 @@ from typing import Any, Final
 
 import obstore
 
-_CHANGES: Final = frozenset(
-    "write pwrite rename replace link symlink unlink rmdir mkdir fsync fdatasync utime ftruncate".split()
-)
 _WRITES: Final = frozenset({"write", "pwrite"})
+_CHANGES: Final = _WRITES | {
+    *("rename", "replace", "link", "symlink", "unlink", "rmdir", "mkdir"),
+    *("fsync", "fdatasync", "utime", "ftruncate"),
+}
 
 
-class Crash(BaseException):  # noqa: N818 - not an error of the code that it goes through
+class Crash(BaseException):
     """The process is dead."""
 
 
@@ -29,6 +30,7 @@ class Fuse:
     def __init__(self) -> None:
         self._left: int | None = None
         self.blown = False
+        self.steps = 0
 
     def set(self, steps: int) -> None:
         """Blow after so many more steps."""
@@ -36,7 +38,7 @@ class Fuse:
 
     def mend(self) -> None:
         """Let everything work: a new process."""
-        self._left, self.blown = None, False
+        self._left, self.blown, self.steps = None, False, 0
 
     def burns(self) -> bool:
         """Count a step; tell whether this is the one that blows it.
@@ -46,6 +48,7 @@ class Fuse:
         """
         if self.blown:
             raise Crash
+        self.steps += 1
         if self._left is None:
             return False
         self._left -= 1
@@ -115,7 +118,7 @@ class _FragileWriter:
             raise Crash
         return await self._writer.close()
 
-    async def __aexit__(self, *details: Any) -> Any:
+    async def __aexit__(self, *details: object) -> Any:
         if self._fuse.burns():
             raise Crash
         return await self._writer.__aexit__(*details)

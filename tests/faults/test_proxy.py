@@ -56,6 +56,11 @@ def asked(proxy: FaultProxy, method: str = "GET", data: bytes | None = None) -> 
         connection.close()
 
 
+def ask_again(connection: http.client.HTTPConnection) -> None:
+    connection.request("GET", "/")
+    connection.getresponse()
+
+
 def test_it_passes_everything_on(proxy: FaultProxy) -> None:
     assert asked(proxy) == (200, b"x" * 200_000)
     assert asked(proxy, "PUT", bytes(300_000)) == (200, b"300000")
@@ -85,8 +90,7 @@ def test_a_fault_holds_for_a_connection_that_is_open(proxy: FaultProxy) -> None:
         connection.getresponse().read()
         proxy.fault = fault
         with pytest.raises((OSError, http.client.HTTPException)):
-            connection.request("GET", "/")
-            connection.getresponse()
+            ask_again(connection)
         connection.close()
 
 

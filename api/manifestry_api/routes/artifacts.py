@@ -42,6 +42,7 @@ _CREATED: answers.Documented = {
     },
     **answers.refusal(409, "An artifact of this name exists"),
     **answers.refusal(415, "The body is not JSON"),
+    **answers.refusal(429, "The tenant's storage quota is used up"),
 }
 _CHANGED: answers.Documented = {
     200: {

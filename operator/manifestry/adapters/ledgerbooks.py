@@ -54,7 +54,7 @@ def version_of(body: Mapping[str, Any]) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def nothing_cached(namespace: str, name: str) -> None:  # noqa: ARG001 - the shape of `Cached`
+def nothing_cached(namespace: str, name: str) -> None:
     """Know nothing: every ledger is read live."""
 
 

@@ -17,7 +17,16 @@ from manifestry.core import (
 )
 from manifestry.core.conditions import Condition
 from manifestry.core.manifests import Descriptor
-from manifestry.core.sources import Evidence, Found, Payload, Reference, RefusedError, Url, Waiting
+from manifestry.core.sources import (
+    Evidence,
+    Found,
+    Payload,
+    Reference,
+    RefusedError,
+    Upload,
+    Url,
+    Waiting,
+)
 
 STORE_RETRY_SECONDS: Final = 5.0  # a store that restarts is back in seconds; each try costs one request
 TENANT_RETRY_SECONDS: Final = 60.0  # a label is set by a person
@@ -74,6 +83,11 @@ class Observed:
     evidence: Evidence = field(default_factory=Evidence)
     subject: Descriptor | None = None
     quota: Condition | None = None
+
+    @property
+    def is_over_quota(self) -> bool:
+        """Tell whether nothing may be stored, because there is no room."""
+        return self.quota is not None and self.quota.status == "False"
 
 
 @dataclass(frozen=True)
@@ -189,13 +203,16 @@ def orders(observed: Observed, now: datetime) -> dict[str, fetches.Order]:
 def needed_bytes(observed: Observed, now: datetime) -> int | None:
     """Return how much must be charged to the quota before `plan` is carried out, None when it is refused.
 
-    What is not there yet counts as what the publisher has stated, or as nothing.
+    While an upload is awaited, nothing counts but what was uploaded; else what is not there yet counts as
+    what the publisher has stated, or as nothing.
     """
     try:
         payloads = _payloads(observed.body)
         located = [(item, sources.locate(item, observed.evidence, now)) for item in payloads]
     except RefusedError:
         return None
+    if any(isinstance(item.source, Upload) and item.source.digest is None for item in payloads):
+        return sum(sources.stated_bytes(item) for item in payloads if isinstance(item.source, Upload))
     return sum(
         found.size_bytes if isinstance(found, Found) else sources.stated_bytes(payload)
         for payload, found in located
@@ -214,10 +231,8 @@ def plan(observed: Observed, now: datetime) -> Plan:
         return _refused(observed, RefusedError("TenantNotFound", message), now, TENANT_RETRY_SECONDS)
     try:
         found = _locate_all(observed, _payloads(observed.body), now)
-        if observed.quota is not None and observed.quota.status == "False":
-            return _over_quota(observed, observed.quota, now)
-        if isinstance(found, Waiting):
-            return _waiting(observed, found, now)
+        if isinstance(found, Waiting) or observed.is_over_quota:
+            return _held_back(observed, found, now)
         manifest = manifests.render(_manifest(observed.body, observed.tenant, found, observed.subject))
     except manifests.ManifestError as error:
         return _refused(observed, RefusedError("InvalidSource", str(error)), now)
@@ -392,8 +407,11 @@ def _waiting(observed: Observed, waiting: Waiting, now: datetime) -> Plan:
     return Plan((), _status(observed, wanted, now), waiting.seconds)
 
 
-def _over_quota(observed: Observed, quota: Condition, now: datetime) -> Plan:
-    """Store nothing; freed room, or a greater quota, wakes the artifact."""
+def _held_back(observed: Observed, found: tuple[Found, ...] | Waiting, now: datetime) -> Plan:
+    """Store nothing; freed room, or a greater quota, wakes an artifact over the quota."""
+    quota = observed.quota
+    if quota is None or not observed.is_over_quota:
+        return _waiting(observed, found, now) if isinstance(found, Waiting) else Plan()
     if quota.reason == "ExceedsMaxQuota":
         refused = _refused(observed, RefusedError("ExceedsMaxQuota", quota.message), now)
         return Plan((DropFetched(),), refused.status)

@@ -73,10 +73,15 @@ async def _gather(ctx: Context, observed: Observed, wanted: Lookups) -> Observed
     )
     found = Observed(body, observed.tenant, evidence, await _subject(ctx, namespace, wanted.subject))
     found = await storagequotas.charge(ctx, found)
-    if found.quota is not None and found.quota.status == "False":
+    if found.is_over_quota:
         return found
     fetched = _fetch(ctx, found)
-    return await storagequotas.charge(ctx, fetched) if fetched.evidence.downloads else fetched
+    if not fetched.evidence.downloads:
+        return fetched
+    charged = await storagequotas.charge(ctx, fetched)
+    if charged.quota is not None and charged.quota.status == "False":
+        _forget(ctx, namespace, body["metadata"]["name"])  # the size is remembered, the bytes would take room
+    return charged
 
 
 def _fetch(ctx: Context, observed: Observed) -> Observed:

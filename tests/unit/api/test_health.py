@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from opentelemetry.sdk.trace import TracerProvider
 
 from manifestry.adapters import cluster, store_port
 from manifestry.core import identities
@@ -253,9 +254,16 @@ def test_the_docs_page_escapes_what_it_shows() -> None:
 
 
 def test_spans_continue_a_trace_and_are_named_after_the_route() -> None:
-    instruments = telemetry.Telemetry()
+    instruments = telemetry.Telemetry(provider=TracerProvider())
     span = instruments.start_span("GET", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     assert telemetry.place(span).trace_id == "0af7651916cd43dd8448eb211c80319c"
     telemetry.end_span(span, "GET /jobs", {"http.response.status_code": 503})
     assert span.name == "GET /jobs"  # type: ignore[attr-defined]
     assert not span.status.is_ok  # type: ignore[attr-defined]
+
+
+def test_without_an_exporter_a_span_is_only_its_place_in_the_trace() -> None:
+    span = telemetry.Telemetry().start_span("GET", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    assert not span.is_recording()
+    assert telemetry.place(span).trace_id == "0af7651916cd43dd8448eb211c80319c"
+    assert telemetry.place(span).span_id != "b7ad6b7169203331"

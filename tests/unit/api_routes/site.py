@@ -12,12 +12,12 @@ from typing import Any, cast
 
 import aiohttp
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from manifestry.adapters import cluster, ledgers, sessions, store, watches
 from manifestry.core import names
 from manifestry.settings import StoreSettings
+from manifestry_api import protocols
 from tests.unit.api import world
 from tests.unit.api_routes.fakecluster import FakeCluster
 
@@ -159,13 +159,13 @@ async def running(folder: Path, **settings: Any) -> AsyncIterator[Site]:
 
 @asynccontextmanager
 async def _served(made: world.World) -> AsyncIterator[str]:
-    """Serve with uvicorn's own protocol, without the process around it: that sleeps 0.1 s at a time."""
+    """Serve with the process's own protocol, without the process: that sleeps 0.1 s at a time."""
     config = uvicorn.Config(made.app, http="httptools", ws="none", lifespan="off", log_config=None)
     config.load()
     state = ServerState()
     loop = asyncio.get_running_loop()
     front = await loop.create_server(
-        lambda: HttpToolsProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        lambda: protocols.BoundedProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
     )
     try:
         yield f"http://127.0.0.1:{front.sockets[0].getsockname()[1]}"

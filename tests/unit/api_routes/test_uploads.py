@@ -493,11 +493,8 @@ async def test_each_file_may_be_uploaded_in_pieces(site: Site) -> None:
         assert await head(site, path) == (204, str(len(data)), "?1")
     found = site.cluster.find(names.ARTIFACTS, "m", NAMESPACE)
     assert found is not None
-    assert [each.get("upload", {}).get("sizeBytes") for each in found["spec"]["files"]] == [
-        len(DATA),
-        6,
-        None,
-    ]
+    sizes = {name: each["sizeBytes"] for name, each in found["spec"]["fileUploads"].items()}
+    assert sizes == {"one": len(DATA), "two": 6}
     assert (await site.call("POST", "/artifacts/m/files/three/uploads")).status == 409
     assert (await site.call("POST", "/artifacts/m/files/four/uploads")).status == 404
     assert (await site.call("POST", "/artifacts/m/uploads")).status == 409

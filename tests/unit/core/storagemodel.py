@@ -1,4 +1,4 @@
-"""Facades, operators and an API server with pauses and crashes at every call, driven by the core functions."""
+"""Facades, operators and an API server, with pauses and crashes at every call, driven by core functions."""
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace

@@ -1,3 +1,4 @@
+import json
 import time
 from typing import Any
 
@@ -182,3 +183,20 @@ def test_what_rest_sends_is_what_the_schema_sees(sent: Any) -> None:
 def test_text_stays_text_where_the_schema_says_so(text: Any) -> None:
     schema = {"properties": {"p": {"type": "string"}}}
     assert parameters.to_object(parameters.from_object({"p": text}), schema) == {"p": text}
+
+
+@pytest.mark.parametrize(
+    "text", ["1e999", "-1e999", "[1e400]", "NaN", '"\\ud800"', '{"a":"\\uDC00"}', '{"\\ud800":1}', "[" * 5000]
+)
+def test_what_no_json_answer_can_hold_stays_text(text: str) -> None:
+    assert parameters.decode(text, None) == text
+
+
+def test_a_pair_of_surrogates_is_a_character() -> None:
+    assert parameters.decode('["\\ud83d\\ude00"]', None) == ["\U0001f600"]
+
+
+@given(st.text(max_size=80) | JSON.map(json.dumps))
+def test_any_text_becomes_something_that_an_answer_can_hold(text: str) -> None:
+    value = parameters.decode(text, None)
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "strict")

@@ -64,7 +64,8 @@ def test_what_a_selector_means(text: str, holds: bool) -> None:
 
 
 def test_an_object_without_labels_is_met_by_negations_only() -> None:
-    for labels in (None, {}):
+    absent: tuple[dict[str, str] | None, ...] = (None, {})
+    for labels in absent:
         assert selectors.matches(selectors.parse("!a,b!=c,d notin (e)"), labels)
         assert not selectors.matches(selectors.parse("a"), labels)
 

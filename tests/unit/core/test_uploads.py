@@ -244,10 +244,12 @@ def test_whether_an_artifact_still_waits(artifact: Any, has_failed: bool, awaite
         ([{"name": "f", "upload": {}}], True),
         ([{"name": "f", "upload": {"digest": DIGEST}}, {"name": "g", "upload": {}}], False),
         ([{"name": "f", "inline": {}}], False),
-        ([{"name": "g", "upload": {}}], False),
+        ([{"name": "g", "upload": {}}, {"name": "done", "upload": {}}], False),
         (None, False),
     ],
 )
 def test_whether_a_file_still_waits(files: Any, awaited: bool) -> None:
-    artifact = {"metadata": {"uid": "u"}, "spec": {"files": files}}
+    recorded = {"done": {"digest": DIGEST, "sizeBytes": 1}}
+    artifact = {"metadata": {"uid": "u"}, "spec": {"files": files, "fileUploads": recorded}}
     assert uploads.is_awaited(session(file="f"), artifact, has_failed=False) is awaited
+    assert not uploads.is_awaited(session(file="done"), artifact, has_failed=False)

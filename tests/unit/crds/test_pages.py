@@ -14,8 +14,8 @@ PAGES = {kind: (schemas.CRDS_DIR / f"{kind.lower()}.md").read_text() for kind in
 REASONS = {
     "Artifact": (
         "AwaitingUpload Uploading Stored DigestMismatch SizeMismatch UploadExpired WaitingForQuota "
-        "ExceedsMaxQuota StoreUnavailable SourceNotFound SourceNotSupported TooLarge "
-        "InvalidSource TenantNotFound"
+        "ExceedsMaxQuota StoreUnavailable SourceNotFound SourceNotSupported SourceUnavailable Fetching "
+        "TooLarge InvalidSource TenantNotFound"
     ),
     "Job": (
         "Queued Admitted Running Suspended Succeeded Failed DeadlineExceeded Cancelled QuotaExceeded "
