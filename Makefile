@@ -99,6 +99,10 @@ lock: $(STAMP) ## resolve the dependencies anew, with hashes
 	    pyproject.toml -o $(LOCKS)/$$set.txt; \
 	done
 
+.PHONY: bench-artifacts
+bench-artifacts: $(STAMP) ## artifacts in and out beside nginx and distribution (needs Go and nginx)
+	@$(BIN)/python -m tests.bench.artifacts $(BENCH)
+
 .PHONY: verify
 verify: $(STAMP) ## regenerate what is generated and fail on a difference
 	@$(BIN)/python hack/generate.py

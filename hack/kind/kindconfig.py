@@ -10,6 +10,8 @@ from layout import ClusterPaths
 AUDIT_NODE_FOLDER = "/var/log/manifestry-audit"
 AUDIT_POLICY_NODE_FILE = "/etc/manifestry/audit-policy.yaml"
 AUDIT_MEGABYTES = "200"
+# In nftables mode kube-proxy 1.37.2 empties its maps at its hourly full sync (seen: no ClusterIP answers any more).
+KUBE_PROXY_MODE = "iptables"
 
 
 def audit_policy() -> dict[str, Any]:
@@ -70,7 +72,7 @@ def cluster(paths: ClusterPaths, image: str) -> dict[str, Any]:
     return {
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
-        "networking": {"kubeProxyMode": "nftables"},
+        "networking": {"kubeProxyMode": KUBE_PROXY_MODE},
         "nodes": [node],
     }
 

@@ -22,6 +22,7 @@ from tests.e2e.teams import Team
 DISTRIBUTION = "github.com/distribution/distribution/v3/cmd/registry@v3.1.2"
 MEDIA_TYPE = "application/octet-stream"
 PREFIX_BYTES = 16
+_SMALL_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,11 @@ class Ours:
 
     name = "manifestry"
 
-    def __init__(self, facade: processes.FacadeProcess, rest: Rest, others: list[Child]) -> None:
-        self.facade, self.rest, self.others = facade, rest, others
+    def __init__(self, facade: processes.FacadeProcess, rest: Rest, folder: Path) -> None:
+        self.facade, self.rest = facade, rest
+        self._folder = folder
+        self._kept: set[str] = set()
+        self._uploaded: list[str] = []
         url = urlsplit(facade.base_url)
         self.host, self.port = str(url.hostname), int(url.port or 80)
 
@@ -84,6 +88,7 @@ class Ours:
         sent = {"Content-Type": MEDIA_TYPE, "Prefer": "wait=60"}
         done = self.rest.call("PUT", f"/artifacts/{name}/content", data=file.read_bytes(), headers=sent)
         assert done.json["status"] == "ready", done.data
+        self._kept.add(done.json["digest"].partition(":")[2])
         return head("GET", f"/artifacts/{name}/content", self.host, self.rest.headers)
 
     def uploads(self, count: int, common: Path) -> list[Upload]:
@@ -95,11 +100,16 @@ class Ours:
             "Content-Length": size,
             "Prefer": "respond-async",
         }
-        paths = [f"/artifacts/{self._create()}/content" for _ in range(count)]
+        self._uploaded += [self._create() for _ in range(count)]
+        paths = [f"/artifacts/{name}/content" for name in self._uploaded]
         return [Upload(head("PUT", path, self.host, sent), os.urandom(PREFIX_BYTES)) for path in paths]
 
     def clean(self) -> None:
-        """Leave all: artifacts are small, and garbage collection takes its time."""
+        """Delete what was uploaded, and its bytes at once: garbage collection takes its time."""
+        for name in self._uploaded:
+            self.rest.call("DELETE", f"/artifacts/{name}")
+        self._uploaded.clear()
+        _remove_others(self._folder / "store" / "tenants", self._kept)
 
     def _create(self) -> str:
         name = f"b-{uuid.uuid4().hex[:12]}"
@@ -174,6 +184,7 @@ class Distribution:
     def __init__(self, folder: Path, port: int, program: Path) -> None:
         self.host, self.port = "127.0.0.1", port
         self._folder = folder
+        self._kept: set[str] = set()
         folder.mkdir(parents=True)
         config = folder / "config.yml"
         config.write_text(
@@ -207,6 +218,7 @@ class Distribution:
         connection = http.client.HTTPConnection(self.host, self.port)
         connection.request("PUT", f"{location}&digest={digest}", data, {"Content-Type": MEDIA_TYPE})
         assert connection.getresponse().status == 201
+        self._kept.add(digest.partition(":")[2])
         connection.close()
         return head("GET", f"/v2/bench/blobs/{digest}", self.host, {})
 
@@ -223,7 +235,8 @@ class Distribution:
         return found
 
     def clean(self) -> None:
-        """Leave all: blobs that GET needs are among them."""
+        """Remove the blobs that nobody downloads."""
+        _remove_others(self._folder / "data" / "docker" / "registry" / "v2" / "blobs", self._kept)
 
     def _session(self) -> str:
         connection = http.client.HTTPConnection(self.host, self.port)
@@ -233,6 +246,13 @@ class Distribution:
         connection.close()
         url = urlsplit(answer.headers["Location"])
         return f"{url.path}?{url.query}"
+
+
+def _remove_others(folder: Path, kept: set[str]) -> None:
+    """Remove large files whose path does not name one of the kept digests: disks are not endless."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_size > _SMALL_BYTES and kept.isdisjoint(path.parts):
+            path.unlink()
 
 
 def _program(name: str) -> str:
@@ -287,7 +307,8 @@ def _started(stack: ExitStack, contender: Any) -> Any:
 def _ours(folder: Path, env: dict[str, str]) -> Iterator[Ours]:
     (folder / "cluster").mkdir(parents=True)
     cp = ControlPlane(binaries.program("kb"), folder / "cluster")
-    setup = processes.Setup(folder, {"MANIFESTRY_WEBHOOK_ENABLED": "false", **env})
+    given = {"MANIFESTRY_WEBHOOK_ENABLED": "false", "MANIFESTRY_SCRUB_BYTES_PER_SECOND": "0", **env}
+    setup = processes.Setup(folder, given)
     with ExitStack() as stack:
         stack.callback(cp.stop)
         cp.start()
@@ -296,4 +317,4 @@ def _ours(folder: Path, env: dict[str, str]) -> Iterator[Ours]:
             stack.callback(child.dispose)
             child.start()
         team = Team(tenants.make(cp), cp, facade.base_url)
-        yield Ours(facade, team.caller("publisher"), [operator, *cp.processes])
+        yield Ours(facade, team.caller("publisher"), folder)

@@ -36,6 +36,10 @@ def artifact(name: str, namespace: str, digest: str) -> dict[str, Any]:
     }
 
 
+def times(root: Path) -> dict[Path, float]:
+    return {path: path.stat().st_mtime for path in root.rglob("*") if path.is_file()}
+
+
 async def test_every_blob_of_the_tenant_is_explained_and_nothing_is_changed(
     site: Site, tmp_path: Path
 ) -> None:
@@ -52,7 +56,7 @@ async def test_every_blob_of_the_tenant_is_explained_and_nothing_is_changed(
     now = site.world.ports.clock().timestamp()
     for digest, age in ((marked, 60), (expired, 80_000)):
         os.utime(tmp_path / garbagekeys.mark(TENANT_UID, digest), (now - age, now - age))
-    before = {path: path.stat().st_mtime for path in tmp_path.rglob("*") if path.is_file()}
+    before = times(tmp_path)
     answer = await site.call("GET", "/garbage")
     assert answer.status == 200
     views.GarbagePage.model_validate(answer.json)
@@ -67,7 +71,7 @@ async def test_every_blob_of_the_tenant_is_explained_and_nothing_is_changed(
     }
     referrers = {item["digest"]: item.get("referrers") for item in answer.json["items"]}
     assert (referrers[used], referrers[pinned], referrers[loose]) == (["report"], ["gone"], None)
-    assert before == {path: path.stat().st_mtime for path in tmp_path.rglob("*") if path.is_file()}
+    assert times(tmp_path) == before
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 100])

@@ -430,6 +430,11 @@ QUOTA = {
 async def test_quotas_show_usage_limits_and_who_is_next(site: Site) -> None:
     site.cluster.put(names.QUOTA_LEDGERS, LEDGER)
     site.cluster.put(names.TENANT_QUOTAS, QUOTA)
+    quotas = site.world.ports.caches.tenant_quotas
+    site.world.ports.reservations = reservations.Reservations(
+        storagebooks.StorageBooks(cast("Any", site.cluster)),
+        lambda tenant: storagequotas.limits_for(tenant, quotas.items.values()),
+    )
     await asyncio.sleep(0.05)
     found = (await site.call("GET", "/quotas", role="viewer")).json
     views.QuotasView.model_validate(found)

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from manifestry.core import ledgers, pages, positions, quotas
+from manifestry.core import ledgers, pages, positions, quotas, storagequotas
 from manifestry.core.ledgers import Holder, State
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -56,5 +56,7 @@ def test_usage_without_a_ledger_is_zero_and_not_initialized() -> None:
 def test_storage_counts_what_is_stored() -> None:
     artifacts = [{"status": {"artifact": {"sizeBytes": 5}}}, {"status": {"artifact": {"sizeBytes": 7}}}, {}]
     quota = {"metadata": {"name": "q"}, "spec": {"tenants": ["acme"], "storage": {"maxBytes": 100}}}
-    assert positions.storage("acme", artifacts, [quota]) == {"artifacts": 3, "sizeBytes": 12, "maxBytes": 100}
-    assert positions.storage("other", [], [quota]) == {"artifacts": 0, "sizeBytes": 0}
+    mine, other = (storagequotas.limits_for(tenant, [quota]) for tenant in ("acme", "other"))
+    used = {"usedBytes": 12, "reservedBytes": 0, "artifacts": 3, "maxBytes": 100}
+    assert positions.storage(artifacts, mine, None) == used
+    assert positions.storage([], other, None) == {"usedBytes": 0, "reservedBytes": 0, "artifacts": 0}

@@ -1,0 +1,333 @@
+"""Charging a tenant's storage against an API server in memory: what is written when, and what is given back."""
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from manifestry.adapters import cluster, reservations
+from manifestry.adapters.ledgerbooks import ContentionError, NotReadyError
+from manifestry.adapters.reservations import Owner, Reservations
+from manifestry.adapters.storagebooks import StorageBooks
+from manifestry.core import errors, names
+from manifestry.core.storageartifacts import Live, State
+from manifestry.core.storagecharges import LEDGER, provisional
+from manifestry.core.storagequotas import STEP_BYTES, UNLIMITED, Limits, Wanted
+
+ACME = Owner("acme", "team")
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+Object = dict[str, Any]
+
+
+@dataclass
+class Api:
+    """One ledger with compare-and-swap; `conflicts` writes lose their race."""
+
+    body: Object | None = None
+    reads: int = 0
+    writes: int = 0
+    conflicts: int = 0
+    failure: cluster.ApiError | None = None
+
+    async def get(self, resource: names.Resource, name: str, namespace: str) -> Object:
+        assert (resource, name, namespace) == (names.QUOTA_LEDGERS, LEDGER, "team")
+        self.reads += 1
+        await asyncio.sleep(0)
+        if self.body is None:
+            raise cluster.NotFoundError(404, "NotFound", "not found")
+        return copy.deepcopy(self.body)
+
+    async def create(self, _: names.Resource, body: Object, __: str) -> Object:
+        if self.body is not None:
+            raise cluster.AlreadyExistsError(409, "AlreadyExists", "exists")
+        self.body = {**body, "metadata": {**body["metadata"], "resourceVersion": "1", "generation": 1}}
+        return copy.deepcopy(self.body)
+
+    async def replace(self, _: names.Resource, body: Object, *, subresource: str) -> Object:
+        assert self.body is not None
+        assert subresource == "status"
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise self.failure
+        stale = body["metadata"]["resourceVersion"] != self.body["metadata"]["resourceVersion"]
+        if stale or self.conflicts:
+            self.conflicts = max(0, self.conflicts - 1)
+            raise cluster.ConflictError(409, "Conflict", "the object has been modified")
+        self.writes += 1
+        version = str(int(self.body["metadata"]["resourceVersion"]) + 1)
+        self.body = {**body, "metadata": {**self.body["metadata"], "resourceVersion": version}}
+        return copy.deepcopy(self.body)
+
+    async def delete(self, _: names.Resource, __: str, ___: str) -> None:
+        if self.body is None:
+            raise cluster.NotFoundError(404, "NotFound", "not found")
+        self.body = None
+
+    @property
+    def held(self) -> dict[str, int]:
+        assert self.body is not None
+        return {key: each.get("sizeBytes", 0) for key, each in self.body["status"]["holders"].items()}
+
+
+@dataclass
+class World:
+    api: Api = field(default_factory=Api)
+    limits: Limits = UNLIMITED
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.books = StorageBooks(cast("Any", self.api), now=lambda: NOW, deadline_seconds=0.5)
+        self.held = Reservations(self.books, lambda _: self.limits)
+
+    async def limit(self, limits: Limits) -> None:
+        self.limits = limits
+        await self.count()
+
+    async def count(self, *live: Live) -> None:
+        async def observe() -> tuple[Live, ...]:
+            return live
+
+        await self.books.recount("team", observe)
+        self.api.reads = self.api.writes = 0
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    found = World()
+    monkeypatch.setattr(reservations.time, "monotonic", lambda: found.seconds)
+    yield found
+    await found.books.close()
+
+
+async def test_without_a_limit_the_api_is_left_alone(world: World) -> None:
+    for held in (world.held, Reservations()):
+        async with held.hold(ACME, "u", "a", None) as hold:
+            await hold.grow(10**12)
+            hold.keep()
+            await hold.give_back()
+        await held.release(ACME, "u")
+    assert (world.api.reads, world.api.writes, world.api.body) == (0, 0, None)
+    with pytest.raises(RuntimeError):
+        _ = Reservations().books
+
+
+async def test_a_known_size_is_one_write_and_stays_when_all_went_well(world: World) -> None:
+    await world.limit(Limits(100))
+    async with world.held.hold(ACME, "u", "a", 60) as hold:
+        for total in (1, 30, 60):
+            await hold.grow(total)
+        hold.keep()
+    assert (world.api.held, world.api.writes, world.api.reads) == ({"u": 60}, 1, 1)
+
+
+async def test_what_went_wrong_is_given_back(world: World) -> None:
+    await world.limit(Limits(100))
+    with pytest.raises(ValueError, match="broke"):
+        async with world.held.hold(ACME, "u", "a", 60):
+            raise ValueError("broke")
+    assert world.api.held == {}
+    async with world.held.hold(ACME, "", "a", 0) as hold:
+        hold.keep()
+    assert world.api.held == {provisional("a"): 0}
+    with pytest.raises(ValueError, match="broke"):
+        async with world.held.hold(ACME, "u", "a", 60):
+            raise ValueError("broke")
+    assert world.api.held == {"u": 0}, "it still counts"
+
+
+async def test_what_is_kept_stays_whatever_happens(world: World) -> None:
+    await world.limit(Limits(100))
+    with pytest.raises(asyncio.CancelledError):
+        async with world.held.hold(ACME, "u", "a", 60) as hold:
+            hold.keep()
+            raise asyncio.CancelledError
+    assert world.api.held == {"u": 60}
+    await world.held.release(ACME, "u", 20)
+    assert world.api.held == {"u": 20}
+    world.api.failure = cluster.UnavailableError(503, "down", "down")
+    await world.held.release(ACME, "u")
+
+
+async def test_a_charge_that_another_has_changed_is_not_taken_from_it(world: World) -> None:
+    await world.limit(Limits(100))
+    with pytest.raises(ValueError, match="broke"):
+        async with world.held.hold(ACME, "u", "a", 60):
+            async with world.held.hold(ACME, "u", "a", 40) as other:
+                other.keep()
+            raise ValueError("broke")
+    assert world.api.held == {"u": 60}
+
+
+async def test_a_renewal_over_anothers_charge_gives_back_no_more_than_its_own(world: World) -> None:
+    await world.limit(Limits(100))
+    with pytest.raises(ValueError, match="broke"):
+        async with world.held.hold(ACME, "u", "a", 40) as mine:
+            async with world.held.hold(ACME, "u", "a", 60) as other:
+                other.keep()
+            world.seconds += 61
+            await mine.grow(40)
+            raise ValueError("broke")
+    assert world.api.held == {"u": 60}
+
+
+async def test_a_stream_of_unknown_length_grows_in_steps(world: World) -> None:
+    await world.limit(Limits(10 * STEP_BYTES))
+    async with world.held.hold(ACME, "u", "a", None) as hold:
+        for total in range(0, 3 * STEP_BYTES, STEP_BYTES // 8):
+            await hold.grow(total)
+    assert world.api.writes == 3
+    assert world.api.held["u"] < 4 * STEP_BYTES
+
+
+async def test_a_lease_is_renewed_at_half_its_time(world: World) -> None:
+    await world.limit(Limits(100))
+    async with world.held.hold(ACME, "u", "a", 60) as hold:
+        world.seconds += 59
+        await hold.grow(10)
+        assert world.api.writes == 1
+        world.seconds += 2
+        await hold.grow(10)
+        await hold.grow(10)
+        assert world.api.writes == 2
+    async with world.held.hold(ACME, "u", "a", 60, lease_seconds=7200) as hold:
+        world.seconds += 3599
+        await hold.grow(60)
+    assert world.api.writes == 3
+    assert world.api.body is not None
+    assert world.api.body["status"]["holders"]["u"]["expirationTime"] == "2026-01-01T14:00:00.000000Z"
+
+
+async def test_over_the_limit_the_caller_gets_the_numbers(world: World) -> None:
+    await world.limit(Limits(100, 5))
+    async with world.held.hold(ACME, "u", "a", 60):
+        pass
+    with pytest.raises(errors.Problem) as caught:
+        async with world.held.hold(ACME, "v", "b", 41):
+            pytest.fail("it must not begin")
+    problem = caught.value
+    assert problem.kind is errors.QUOTA_EXCEEDED
+    assert problem.usage == {
+        "usedBytes": 0, "reservedBytes": 60, "maxBytes": 100, "artifacts": 1, "maxArtifacts": 5,
+    }  # fmt: skip
+    assert problem.headers == {"Retry-After": "5"}
+    with pytest.raises(errors.Problem):
+        async with world.held.hold(ACME, "v", "b", 40) as hold:
+            await hold.grow(41)
+    assert world.api.held == {"u": 60}
+
+
+async def test_a_ledger_that_is_being_made_is_waited_for_a_little(world: World) -> None:
+    world.limits = Limits(100)
+
+    async def make() -> None:
+        await asyncio.sleep(0.05)
+        await world.count()
+
+    making = asyncio.create_task(make())
+    async with world.held.hold(ACME, "u", "a", 60):
+        pass
+    await making
+    assert world.api.held == {"u": 60}
+    await world.books.remove("team")
+    await world.books.remove("team")
+    waiting = asyncio.create_task(world.held.reserve(ACME, Wanted("u", "a", 1)))
+    await asyncio.sleep(0.15)
+    world.seconds += 4
+    with pytest.raises(errors.Problem) as caught:
+        await waiting
+    assert (caught.value.kind, caught.value.headers) == (errors.BUSY, {"Retry-After": "1"})
+
+
+async def test_a_limit_that_is_lifted_meanwhile_lets_go(world: World) -> None:
+    await world.limit(Limits(100))
+    async with world.held.hold(ACME, "u", "a", None) as hold:
+        world.limits = UNLIMITED
+        await world.books.remove("team")
+        await hold.grow(200)
+        await hold.give_back()
+    assert world.api.body is None
+
+
+async def test_contention_is_busy_and_never_over_the_quota(world: World) -> None:
+    await world.limit(Limits(100))
+    world.api.conflicts = 10_000
+    with pytest.raises(errors.Problem) as caught:
+        async with world.held.hold(ACME, "u", "a", 60):
+            pytest.fail("it must not begin")
+    assert caught.value.kind is errors.BUSY
+
+
+async def test_a_charge_that_cannot_be_given_back_is_left_to_its_lease(world: World) -> None:
+    await world.limit(Limits(100))
+    with pytest.raises(ValueError, match="broke"):
+        async with world.held.hold(ACME, "u", "a", 60):
+            world.api.failure = cluster.UnavailableError(503, "down", "down")
+            raise ValueError("broke")
+    assert world.api.held == {"u": 60}
+
+
+async def test_a_count_goes_on_while_others_charge(world: World) -> None:
+    await world.limit(Limits(100))
+
+    async def observe() -> tuple[Live, ...]:
+        async with world.held.hold(ACME, "v", "b", 5) as hold:
+            hold.keep()
+        return (Live("u", "a", State.STORED, 10),)
+
+    world.api.conflicts = 0
+    assert (await world.books.recount("team", observe)).changed
+    account = world.books.account("team")
+    assert account is not None
+    assert (account.totals.committed_bytes, account.reserved_bytes) == (10, 5)
+    world.api.conflicts = 2
+
+    async def more() -> tuple[Live, ...]:
+        return (Live("u", "a", State.STORED, 20),)
+
+    assert (await world.books.recount("team", more)).changed
+    world.api.conflicts = 10_000
+    with pytest.raises(ContentionError):
+        await world.books.recount("team", lambda: observe_nothing())
+
+
+async def observe_nothing() -> tuple[Live, ...]:
+    return ()
+
+
+async def test_a_count_is_done_again_when_it_was_overtaken(world: World) -> None:
+    await world.limit(Limits(100))
+    rounds = []
+
+    async def observe() -> tuple[Live, ...]:
+        rounds.append(1)
+        if len(rounds) < 3:
+            await world.books.recount("team", lambda: observe_one(len(rounds)))
+        return (Live("u", "a", State.STORED, 50),)
+
+    await world.books.recount("team", observe)
+    assert len(rounds) == 3
+    with pytest.raises(ContentionError):
+        await world.books.recount("team", lambda: overtaken(world))
+
+
+async def observe_one(size_bytes: int) -> tuple[Live, ...]:
+    return (Live("u", "a", State.STORED, size_bytes),)
+
+
+async def overtaken(world: World) -> tuple[Live, ...]:
+    known = world.books.account("team")
+    size_bytes = known.totals.committed_bytes + 1 if known else 0
+    await world.books.recount("team", lambda: observe_one(size_bytes))
+    return ()
+
+
+async def test_without_a_ledger_nothing_is_decided(world: World) -> None:
+    with pytest.raises(NotReadyError):
+        await world.books.commit("team", cast("Any", None), 1)
+    assert not await world.books.exists("team")
+    await world.count()
+    assert await world.books.exists("team")
