@@ -1,10 +1,11 @@
-"""Charging a tenant's storage against an API server in memory: what is written when, and what is given back."""
+"""Charging a tenant's storage, the API server in memory: what is written when, and what is given back."""
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -98,9 +99,33 @@ class World:
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     found = World()
-    monkeypatch.setattr(reservations.time, "monotonic", lambda: found.seconds)
+    clock = SimpleNamespace(monotonic=lambda: found.seconds)
+    monkeypatch.setattr(reservations, "time", clock)
     yield found
     await found.books.close()
+
+
+class BrokeError(Exception):
+    """The upload broke off."""
+
+
+async def nothing(_: reservations.Hold) -> None:
+    """Do nothing with a hold."""
+
+
+async def break_off(
+    world: World, size_bytes: int | None, then: Callable[[reservations.Hold], Awaitable[None]] = nothing
+) -> None:
+    """Hold, do something, and fail."""
+    async with world.held.hold(ACME, "u", "a", size_bytes) as hold:
+        await then(hold)
+        raise BrokeError
+
+
+async def begin(world: World, uid: str, size_bytes: int, total_bytes: int = 0) -> None:
+    """Hold and grow."""
+    async with world.held.hold(ACME, uid, uid, size_bytes) as hold:
+        await hold.grow(total_bytes)
 
 
 async def test_without_a_limit_the_api_is_left_alone(world: World) -> None:
@@ -126,25 +151,26 @@ async def test_a_known_size_is_one_write_and_stays_when_all_went_well(world: Wor
 
 async def test_what_went_wrong_is_given_back(world: World) -> None:
     await world.limit(Limits(100))
-    with pytest.raises(ValueError, match="broke"):
-        async with world.held.hold(ACME, "u", "a", 60):
-            raise ValueError("broke")
+    with pytest.raises(BrokeError):
+        await break_off(world, 60)
     assert world.api.held == {}
     async with world.held.hold(ACME, "", "a", 0) as hold:
         hold.keep()
     assert world.api.held == {provisional("a"): 0}
-    with pytest.raises(ValueError, match="broke"):
-        async with world.held.hold(ACME, "u", "a", 60):
-            raise ValueError("broke")
+    with pytest.raises(BrokeError):
+        await break_off(world, 60)
     assert world.api.held == {"u": 0}, "it still counts"
 
 
 async def test_what_is_kept_stays_whatever_happens(world: World) -> None:
     await world.limit(Limits(100))
+
+    async def keep(hold: reservations.Hold) -> None:
+        hold.keep()
+        raise asyncio.CancelledError
+
     with pytest.raises(asyncio.CancelledError):
-        async with world.held.hold(ACME, "u", "a", 60) as hold:
-            hold.keep()
-            raise asyncio.CancelledError
+        await break_off(world, 60, keep)
     assert world.api.held == {"u": 60}
     await world.held.release(ACME, "u", 20)
     assert world.api.held == {"u": 20}
@@ -154,23 +180,25 @@ async def test_what_is_kept_stays_whatever_happens(world: World) -> None:
 
 async def test_a_charge_that_another_has_changed_is_not_taken_from_it(world: World) -> None:
     await world.limit(Limits(100))
-    with pytest.raises(ValueError, match="broke"):
-        async with world.held.hold(ACME, "u", "a", 60):
-            async with world.held.hold(ACME, "u", "a", 40) as other:
-                other.keep()
-            raise ValueError("broke")
+
+    async def another(_: reservations.Hold) -> None:
+        await begin(world, "u", 40)
+
+    with pytest.raises(BrokeError):
+        await break_off(world, 60, another)
     assert world.api.held == {"u": 60}
 
 
 async def test_a_renewal_over_anothers_charge_gives_back_no_more_than_its_own(world: World) -> None:
     await world.limit(Limits(100))
-    with pytest.raises(ValueError, match="broke"):
-        async with world.held.hold(ACME, "u", "a", 40) as mine:
-            async with world.held.hold(ACME, "u", "a", 60) as other:
-                other.keep()
-            world.seconds += 61
-            await mine.grow(40)
-            raise ValueError("broke")
+
+    async def another(mine: reservations.Hold) -> None:
+        await begin(world, "u", 60)
+        world.seconds += 61
+        await mine.grow(40)
+
+    with pytest.raises(BrokeError):
+        await break_off(world, 40, another)
     assert world.api.held == {"u": 60}
 
 
@@ -206,8 +234,7 @@ async def test_over_the_limit_the_caller_gets_the_numbers(world: World) -> None:
     async with world.held.hold(ACME, "u", "a", 60):
         pass
     with pytest.raises(errors.Problem) as caught:
-        async with world.held.hold(ACME, "v", "b", 41):
-            pytest.fail("it must not begin")
+        await begin(world, "v", 41)
     problem = caught.value
     assert problem.kind is errors.QUOTA_EXCEEDED
     assert problem.usage == {
@@ -215,8 +242,7 @@ async def test_over_the_limit_the_caller_gets_the_numbers(world: World) -> None:
     }  # fmt: skip
     assert problem.headers == {"Retry-After": "5"}
     with pytest.raises(errors.Problem):
-        async with world.held.hold(ACME, "v", "b", 40) as hold:
-            await hold.grow(41)
+        await begin(world, "v", 40, 41)
     assert world.api.held == {"u": 60}
 
 
@@ -256,17 +282,18 @@ async def test_contention_is_busy_and_never_over_the_quota(world: World) -> None
     await world.limit(Limits(100))
     world.api.conflicts = 10_000
     with pytest.raises(errors.Problem) as caught:
-        async with world.held.hold(ACME, "u", "a", 60):
-            pytest.fail("it must not begin")
+        await begin(world, "u", 60)
     assert caught.value.kind is errors.BUSY
 
 
 async def test_a_charge_that_cannot_be_given_back_is_left_to_its_lease(world: World) -> None:
     await world.limit(Limits(100))
-    with pytest.raises(ValueError, match="broke"):
-        async with world.held.hold(ACME, "u", "a", 60):
-            world.api.failure = cluster.UnavailableError(503, "down", "down")
-            raise ValueError("broke")
+
+    async def lose(_: reservations.Hold) -> None:
+        world.api.failure = cluster.UnavailableError(503, "down", "down")
+
+    with pytest.raises(BrokeError):
+        await break_off(world, 60, lose)
     assert world.api.held == {"u": 60}
 
 
@@ -291,7 +318,7 @@ async def test_a_count_goes_on_while_others_charge(world: World) -> None:
     assert (await world.books.recount("team", more)).changed
     world.api.conflicts = 10_000
     with pytest.raises(ContentionError):
-        await world.books.recount("team", lambda: observe_nothing())
+        await world.books.recount("team", observe_nothing)
 
 
 async def observe_nothing() -> tuple[Live, ...]:

@@ -2,12 +2,12 @@
 
 import asyncio
 import base64
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from manifestry.adapters import cluster, store
-from manifestry.core import names
+from manifestry.adapters import cluster, reservations, storagebooks, store
+from manifestry.core import names, storagequotas
 from manifestry_api import views
 from tests.unit.api_routes.site import NAMESPACE, Site, condition
 
