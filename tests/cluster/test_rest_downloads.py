@@ -1,4 +1,7 @@
-"""Downloads from real processes: without a copy from a local volume, in windows or by a link from a bucket."""
+"""Downloads from real processes: by the kernel from a local volume, in windows or by a link from a bucket.
+
+Each test has an operator of its own, for only one can lead, and it must know the store.
+"""
 
 import hashlib
 import os
@@ -26,19 +29,15 @@ DATA = os.urandom(48 * MIB)
 PATH = "/artifacts/big/content"
 
 
-@pytest.fixture(scope="module")
-def local(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[rest.Installation]:
-    with rest.installed(control_plane, tmp_path_factory.mktemp("local")) as found:
+@pytest.fixture
+def local(control_plane: ControlPlane, tmp_path: Path) -> Iterator[rest.Installation]:
+    with rest.installed(control_plane, tmp_path) as found:
         yield found
 
 
-@pytest.fixture(scope="module")
-def bucket(
-    control_plane: ControlPlane, s3: S3Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[rest.Installation]:
-    with rest.installed(control_plane, tmp_path_factory.mktemp("bucket"), **s3.settings()) as found:
+@pytest.fixture
+def bucket(control_plane: ControlPlane, s3: S3Server, tmp_path: Path) -> Iterator[rest.Installation]:
+    with rest.installed(control_plane, tmp_path, **s3.settings()) as found:
         yield found
 
 

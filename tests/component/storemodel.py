@@ -386,26 +386,21 @@ class StoreMachine(RuleBasedStateMachine):
         """What nobody refers to goes, what somebody refers to stays."""
         time.sleep(0.02)  # a disk's clock ticks every 4 ms: what is as old as its claim would stay
         tenant_uid = self.tenant_uids[tenant]
-        everything = {digests.of(data): data for data in PAYLOADS.values()}
         referred = self._referred(tenant_uid)
         visible = {blob.digest for blob in self._run(self.inventory.blobs(tenant_uid))}
+        asked = sorted(visible | {digests.of(b"absent")})
         live = self._live(tenant_uid)
-        removal = self._do(
-            lambda: self.inventory.remove(tenant_uid, sorted(everything), live, timedelta(0)), kill
-        )
-        for digest in visible - referred:
-            if removal is KILLED:
-                self.model.doubts_removal((tenant_uid, digest))
-            else:
-                self.model.loses((tenant_uid, digest))
+        removal = self._do(lambda: self.inventory.remove(tenant_uid, asked, live, timedelta(0)), kill)
+        garbage = {(tenant_uid, digest) for digest in visible - referred}
         if isinstance(removal, inventory.Removal):
-            # S3's times are whole seconds: what is as old as its claim may go or stay.
-            removed = {blob.digest for blob in removal.removed}
-            assert removed <= visible - referred
-            for digest in visible - referred - removed:
-                assert self.place.folder is None
-                self.model.open[tenant_uid, digest] = everything.get(digest, b"")
+            removed = {(tenant_uid, blob.digest) for blob in removal.removed}
+            for key in removed:
+                self.model.loses(key)
+            # S3's times are whole seconds: what is as old as its claim stays.
+            assert removed == garbage if self.place.folder else removed <= garbage
         else:
+            for key in garbage:
+                self.model.doubts_removal(key)
             self._run(self.inventory.reap(FUTURE))  # a dead collector's claims become stale
 
     @precondition(lambda self: self.place.folder)

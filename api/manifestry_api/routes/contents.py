@@ -70,6 +70,7 @@ UPLOADED: answers.Documented = {
     202: {"description": "Stored; not ready within the time to wait.", "model": views.ArtifactView},
     **answers.refusal(409, "The artifact takes no upload, or has other bytes already"),
     **answers.refusal(415, "`Content-Type` is not the artifact's media type"),
+    **answers.refusal(429, "The tenant's storage quota is used up"),
     **answers.refusal(507, "The object store is full"),
 }
 

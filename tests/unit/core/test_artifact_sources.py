@@ -52,7 +52,7 @@ def test_the_bytes_under_a_key_are_read(
         (
             Absent.FORBIDDEN,
             "Secret 's' may not be read by the operator; "
-             "the chart's value `operator.references.secrets` allows it",
+            "the chart's value `operator.references.secrets` allows it",
         ),
     ],
 )
