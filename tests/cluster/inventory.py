@@ -37,10 +37,14 @@ class Inventory:
             return self.sent.setdefault(name, data)
 
     def declare(self, name: str) -> Answer:
-        """Create an artifact that waits for its upload; one that is there already is as good."""
+        """Create an artifact that waits for its upload; one that is there already is as good.
+
+        Returns:
+            The answer: it is there, or 503 and the caller may try again.
+        """
         body = {"name": name, "mediaType": MEDIA_TYPE, "upload": {}}
         answer = self.rest.call("POST", "/artifacts", body, headers={"Prefer": "wait=0"})
-        assert answer.status in {201, 202, 409}, answer.data
+        assert answer.status in {201, 202, 409, 503}, answer.data
         return answer
 
     def upload(self, name: str, size_bytes: int = 300_000) -> Answer:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import obstore
 import pytest
@@ -25,14 +25,18 @@ from tests.controlplane.clusterapi import poll_until
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.plugin import MakeTenant
 from tests.controlplane.processes import FacadeProcess
+from tests.controlplane.tenants import Tenant
+from tests.e2e import teams
 from tests.e2e.rest import Answer
-from tests.e2e.teams import ARTIFACTS
+from tests.e2e.teams import ARTIFACTS, LEDGERS, QUOTAS
 from tests.seaweed.server import S3Server
 
 SEED = int(os.environ.get("MANIFESTRY_KILL_SEED", "4"))
 CLIENTS = 8
 KILLING_SECONDS = 45.0
 SIZES = (0, 1, 1000, 65_537, 400_000, (1 << 20) + 1, 3 << 20, 6 << 20)
+LEDGER = "storage.manifestry"
+LONG_AGO = "2020-01-01T00:00:00.000000Z"
 BROKEN = urllib3.exceptions.HTTPError  # the connection broke, or was refused
 
 
@@ -68,8 +72,9 @@ class Swarm:
         data = self.stored.payload(wanted.name, wanted.size_bytes)
         for _ in itertools.count():
             try:
-                self.stored.declare(wanted.name)
-                answer = self._put(wanted, data)
+                answer = self.stored.declare(wanted.name)
+                if answer.status != 503:
+                    answer = self._put(wanted, data)
             except BROKEN:
                 self.breaks += 1
                 if not wanted.stubborn:
@@ -185,6 +190,7 @@ def test_uploads_survive_kills_of_the_facade(
     env = {**place.env, "MANIFESTRY_RESYNC_SECONDS": "2"}
     with rest.installed(control_plane, tmp_path, **env) as product:
         product.facade.wait_complete()
+        _limit_storage(control_plane, tenant)
         stored = Inventory(product.team(tenant).caller("publisher"), SEED)
         swarm = Swarm(product.facade, stored, time.monotonic() + 90)
         wanted = _uploads(place.count, rng)
@@ -194,6 +200,7 @@ def test_uploads_survive_kills_of_the_facade(
         product.facade.wait_complete()
         poll_until(lambda: _all_ready(control_plane, tenant.namespace, stored), "all Ready", 60)
         stored.check()
+        _check_charges(control_plane, tenant)
         blobs = _check_blobs(place.behind(), tenant.uid)
         left = sum(len(page) for page in obstore.list(place.behind(), blobkeys.UPLOADS))
     sys.stdout.write(
@@ -213,3 +220,33 @@ def _all_ready(cp: ControlPlane, namespace: str, stored: Inventory) -> bool:
         if (row["type"], row["status"]) == ("Ready", "True")
     }
     return stored.acknowledged <= ready
+
+
+def _limit_storage(cp: ControlPlane, tenant: Tenant) -> None:
+    spec = {"tenants": [tenant.name], "storage": {"maxBytes": 64 << 30, "maxArtifacts": 1000}}
+    cp.create(QUOTAS, teams.body(QUOTAS, tenant.name, spec))
+    cp.wait_for(
+        LEDGERS, LEDGER, tenant.namespace, lambda found: _status(found, "initializedTime") is not None
+    )
+
+
+def _check_charges(cp: ControlPlane, tenant: Tenant) -> None:
+    """Nothing stays reserved for uploads that died, and what is stored was counted once."""
+    holders = _status(cp.get(LEDGERS, LEDGER, tenant.namespace), "holders") or {}
+    aged = {uid: {"since": LONG_AGO, "expirationTime": LONG_AGO} for uid in holders}  # a lease is 120 s
+    cp.patch(LEDGERS, LEDGER, {"status": {"holders": aged}}, tenant.namespace, subresource="status")
+    artifacts = cp.list(ARTIFACTS, tenant.namespace)
+    sizes = [body["status"]["artifact"]["sizeBytes"] for body in artifacts if body["status"].get("artifact")]
+
+    def is_settled(found: dict[str, Any] | None) -> bool:
+        holders, storage = _status(found, "holders") or {}, _status(found, "storage")
+        leaked = [charge for charge in holders.values() if charge.get("sizeBytes")]
+        counted = (storage["committedBytes"], storage["artifactCount"])
+        return not leaked and counted == (sum(sizes), len(sizes))
+
+    cp.wait_for(LEDGERS, LEDGER, tenant.namespace, is_settled, timeout_seconds=30)
+    cp.delete(QUOTAS, tenant.name)
+
+
+def _status(body: dict[str, Any] | None, name: str) -> Any:
+    return ((body or {}).get("status") or {}).get(name)

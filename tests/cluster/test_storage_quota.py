@@ -219,6 +219,29 @@ def test_a_killed_facade_leaves_no_reservation_behind(team: Team, second: Any) -
     assert put(caller, "film", b"z" * 100 * KIB).status == 200
 
 
+def test_a_resumable_upload_keeps_its_reservation_until_it_ends(team: Team) -> None:
+    caller = limit(team, maxBytes=100 * KIB)
+    assert post(caller, "film").status == 202
+
+    def begin(size_bytes: int) -> Answer:
+        headers = {"Upload-Length": str(size_bytes), "Upload-Complete": "?0"}
+        return caller.call("POST", "/artifacts/film/uploads", headers=headers)
+
+    assert begin(101 * KIB).json["code"] == "quota-exceeded"
+    made = begin(60 * KIB)
+    assert made.status == 201, made.data
+    time.sleep(5)  # resyncs
+    assert usage(caller)["reservedBytes"] == 60 * KIB
+    assert caller.call("DELETE", made.headers["location"]).status == 204
+    poll_until(lambda: usage(caller)["reservedBytes"] == 0, "the abort")
+    made = begin(100 * KIB)
+    piece = {"Upload-Offset": "0", "Upload-Complete": "?1", "Content-Type": "application/partial-upload"}
+    data = b"f" * 100 * KIB
+    assert caller.call("PATCH", made.headers["location"], data=data, headers={**piece, **WAIT}).status == 200
+    poll_until(lambda: usage(caller)["usedBytes"] == 100 * KIB, "the totals")
+    assert usage(caller)["reservedBytes"] == 0
+
+
 def test_what_came_by_kubectl_waits_for_room_and_is_woken(team: Team) -> None:
     caller = limit(team, maxBytes=10, maxArtifacts=3)
     for name, text in (("first", "01234567"), ("second", "0123"), ("third", "0" * 11)):

@@ -66,7 +66,7 @@ def make_team(cluster: ClusterApi, job_types: None) -> Iterator[Callable[[], Tea
     teams: list[Team] = []
 
     def build() -> Team:
-        teams.append(Team(make(cluster), cluster, facade_url(cluster)))
+        teams.append(Team(make(cluster), cluster, facade_url(cluster), patient=True))
         return teams[-1]
 
     yield build

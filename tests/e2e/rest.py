@@ -1,11 +1,14 @@
 """A caller of the facade: what a client in any language would send."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import urllib3
+
+BUSY_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,13 @@ class Rest:
     Args:
         base_url: without a trailing slash.
         headers: sent with every request.
+        patient: ask again when the answer is 503 and says when to, as kubectl does.
     """
 
     base_url: str
     headers: dict[str, str]
     timeout_seconds: float = 60.0
+    patient: bool = False
     pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(maxsize=64, retries=False))
 
     def call(
@@ -50,14 +55,18 @@ class Rest:
         if body is not None:
             data = json.dumps(body).encode()
             sent.setdefault("Content-Type", "application/json")
-        answer = self.pool.request(
-            method,
-            self.base_url + path,
-            body=data,
-            headers=sent,
-            timeout=self.timeout_seconds,
-            redirect=False,
-        )
+        for _ in range(BUSY_TRIES):
+            answer = self.pool.request(
+                method,
+                self.base_url + path,
+                body=data,
+                headers=sent,
+                timeout=self.timeout_seconds,
+                redirect=False,
+            )
+            if not self.patient or answer.status != 503 or "Retry-After" not in answer.headers:
+                break
+            time.sleep(min(int(answer.headers["Retry-After"]), 2))
         return Answer(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.data)
 
     def stream(self, path: str, headers: Mapping[str, str] | None = None) -> Iterator[bytes]:
@@ -84,9 +93,9 @@ class Rest:
     def without(self, *names: str) -> "Rest":
         """Return the same caller with some headers left out."""
         kept = {name: value for name, value in self.headers.items() if name not in names}
-        return Rest(self.base_url, kept, self.timeout_seconds, self.pool)
+        return Rest(self.base_url, kept, self.timeout_seconds, self.patient, self.pool)
 
     def with_headers(self, **changes: str) -> "Rest":
         """Return the same caller with headers changed; underscores stand for dashes."""
         renamed = {name.replace("_", "-"): value for name, value in changes.items()}
-        return Rest(self.base_url, {**self.headers, **renamed}, self.timeout_seconds, self.pool)
+        return Rest(self.base_url, {**self.headers, **renamed}, self.timeout_seconds, self.patient, self.pool)

@@ -43,6 +43,7 @@ class Team:
     tenant: Tenant
     cluster: ClusterApi
     facade_url: str
+    patient: bool = False
 
     @property
     def namespace(self) -> str:
@@ -74,7 +75,7 @@ class Team:
             "X-Roles": ",".join(roles),
             "X-Reason": "end-to-end test",
         }
-        rest = Rest(self.facade_url, headers)
+        rest = Rest(self.facade_url, headers, patient=self.patient)
         _wait_until_granted(rest)
         return rest
 

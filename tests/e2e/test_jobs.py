@@ -19,7 +19,8 @@ def test_a_job_over_rest_streams_its_log_while_the_pod_runs(team: Team, cluster:
     made = rest.call(
         "POST", "/jobs", {"name": "slow", "jobType": "e2e-slow", "parameters": {"lines": 6, "pause": 0.5}}
     )
-    assert (made.status, made.headers["location"], made.json["status"]) == (202, "/jobs/slow", "queued")
+    assert made.status == 202, made.data
+    assert (made.headers["location"], made.json["status"]) == ("/jobs/slow", "queued")
     seen = b""
     states: list[str] = []
     for chunk in rest.stream("/jobs/slow/logs?follow=true"):

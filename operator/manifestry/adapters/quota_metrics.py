@@ -2,7 +2,8 @@
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from manifestry.core import quotas
+from manifestry.core import quotas, storagequotas
+from manifestry.core.storagecharges import Account
 
 _WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 _BY_QUOTA = ("tenant", "job_type")
@@ -31,6 +32,14 @@ class QuotaMetrics:
         self.released = Counter(
             "quota_repair_released", "Holders that repair removed", ["cause"], registry=registry
         )
+        self.storage = Gauge(
+            "storage_quota_bytes", "Storage of a tenant (stored, reserved, limit)", ["tenant", "kind"],
+            registry=registry,
+        )  # fmt: skip
+        self.storage_artifacts = Gauge(
+            "storage_quota_artifacts", "Artifacts of a tenant (counted, limit)", ["tenant", "kind"],
+            registry=registry,
+        )  # fmt: skip
         self.queue_wait = Histogram(
             "queue_wait_seconds",
             "Creation to admission",
@@ -56,6 +65,31 @@ class QuotaMetrics:
                 self.limit.remove(tenant, job_type, gate)
             else:
                 self.limit.labels(tenant, job_type, gate).set(limit)
+
+    def observe_storage(self, tenant: str, account: Account, limits: storagequotas.Limits) -> None:
+        """Publish what a tenant with a storage quota stores."""
+        totals = account.totals
+        for gauge, rows in (
+            (
+                self.storage,
+                {
+                    "stored": totals.committed_bytes,
+                    "reserved": account.reserved_bytes,
+                    "limit": limits.max_bytes,
+                },
+            ),
+            (self.storage_artifacts, {"counted": account.artifacts, "limit": limits.max_artifacts}),
+        ):
+            for kind, value in rows.items():
+                if value is None:
+                    gauge.remove(tenant, kind)
+                else:
+                    gauge.labels(tenant, kind).set(value)
+
+    def forget_storage(self, tenant: str) -> None:
+        """Drop the series of a tenant whose storage is not limited any more."""
+        for gauge in (self.storage, self.storage_artifacts):
+            gauge.remove_by_labels({"tenant": tenant})
 
 
 METRICS = QuotaMetrics(REGISTRY)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from manifestry.adapters import cluster
+from manifestry.adapters import cluster, quota_metrics
 from manifestry.adapters.ledgerbooks import LedgerError, NotReadyError
 from manifestry.core import artifacts, conditions, names, storageartifacts, storagequotas
 from manifestry.core.artifacts import Observed
@@ -46,7 +46,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:  #
     if limits.is_set:
         again = await _count(ctx, storage, namespace)
     else:
-        await _lift(storage, namespace)
+        await _lift(ctx, storage, namespace)
     if limits.is_set and namespace in storage.waiting:
         await storage.books.exists(namespace)  # the facade may have given something back: read it anew
     for waiting in storage.wakeable(namespace, limits):
@@ -75,7 +75,7 @@ async def resync(ctx: Context) -> None:
                 await recount(ctx, storage, namespace)
                 ctx.queue.add((KIND, namespace, LEDGER))
             elif namespace in kept:
-                await _lift(storage, namespace)
+                await _lift(ctx, storage, namespace)
         except (LedgerError, cluster.ApiError) as error:
             if not is_leaving(ctx, namespace):
                 failed.append(error)
@@ -97,7 +97,7 @@ async def charge(ctx: Context, observed: Observed) -> Observed:
     namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
     if not limits.is_set:
         storage.forget(namespace, name)
-        await _lift(storage, namespace)
+        await _lift(ctx, storage, namespace)
         return observed
     size_bytes = artifacts.needed_bytes(observed, ctx.clock.now())
     if size_bytes is None:
@@ -191,12 +191,19 @@ async def recount(ctx: Context, storage: Storage, namespace: str) -> None:
         raise
     ended = ctx.clock.monotonic()
     storage.not_before[namespace] = ended + max(COUNT_PAUSE_SECONDS, COUNT_SHARE * (ended - started))
+    _observe(ctx, storage, namespace)
     if found.released:
         _logger.info("storage ledger repaired", extra={"namespace": namespace, **_causes(found.released)})
     if is_new:  # those under way have no charge yet
         for body in seen:
             if conditions.kstatus(body) == "InProgress":
                 ctx.queue.add((names.ARTIFACTS.kind, namespace, body["metadata"]["name"]))
+
+
+def _observe(ctx: Context, storage: Storage, namespace: str) -> None:
+    tenant, account = ctx.caches.tenant(namespace), storage.books.account(namespace)
+    if tenant is not None and account is not None:
+        quota_metrics.METRICS.observe_storage(tenant, account, limits_of(ctx, tenant))
 
 
 async def _count(ctx: Context, storage: Storage, namespace: str) -> float | None:
@@ -210,12 +217,15 @@ async def _count(ctx: Context, storage: Storage, namespace: str) -> float | None
     return None
 
 
-async def _lift(storage: Storage, namespace: str) -> None:
+async def _lift(ctx: Context, storage: Storage, namespace: str) -> None:
     """Without a limit nothing is counted, so a ledger from before must not be trusted later."""
     if namespace in storage.free:
         return
     if await storage.books.exists(namespace):
         await storage.books.remove(namespace)
+        tenant = ctx.caches.tenant(namespace)
+        if tenant is not None:
+            quota_metrics.METRICS.forget_storage(tenant)
     storage.free.add(namespace)
 
 

@@ -164,6 +164,24 @@ def test_a_probe_that_is_stuck_is_not_believed(monkeypatch: pytest.MonkeyPatch) 
     assert probe.row().reason == "the probe itself is stuck"
 
 
+async def test_what_is_not_well_is_looked_at_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    reasons = iter(("away", "away", ""))
+
+    async def examine() -> str:
+        return next(reasons)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await probes.Probe("store", 10.0, examine).run()
+    assert pauses == [2.0, 2.0, 10.0]
+
+
 async def test_the_slowest_calls_are_reported_with_counts() -> None:
     found, _, _ = await healthy()
     calls = found.ports.instruments

@@ -51,8 +51,10 @@ def test_the_bytes_under_a_key_are_read(
         (Absent.NOT_OFFERED, "Secret 's' must carry the label `manifestry.dev/artifact-source: 'true'`"),
         (
             Absent.FORBIDDEN,
-            "Secret 's' may not be read by the operator; "
-            "the chart's value `operator.references.secrets` allows it",
+            (
+                "Secret 's' may not be read by the operator; "
+                "the chart's value `operator.references.secrets` allows it"
+            ),
         ),
     ],
 )

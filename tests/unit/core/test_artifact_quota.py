@@ -1,0 +1,107 @@
+"""What an artifact needs of the storage quota, and what its status says about it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from manifestry.core import artifacts, conditions, storagequotas
+from manifestry.core.artifacts import DropFetched, Observed, Tenant
+from manifestry.core.conditions import Condition
+from manifestry.core.fetches import Fetched, Pending
+from manifestry.core.sources import Evidence
+from manifestry.core.storagequotas import Limits
+
+pytestmark = pytest.mark.unit
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+DIGEST = f"sha256:{'0' * 64}"
+TENANT = Tenant("acme", "0a1b2c3d-0000-4000-8000-00000000000f")
+UPLOADED = {"upload": {"digest": DIGEST, "sizeBytes": 7}}
+
+
+def observed(
+    spec: dict[str, Any], evidence: Evidence | None = None, quota: Condition | None = None, **status: Any
+) -> Observed:
+    meta = {"name": "a", "uid": "u", "namespace": "t", "generation": 1}
+    body = {"metadata": meta, "spec": {"mediaType": "a/b", **spec}, "status": status}
+    return Observed(body, TENANT, evidence or Evidence(), quota=quota)
+
+
+def of_files(*sources: dict[str, Any]) -> dict[str, Any]:
+    return {"files": [{"name": f"f{n}", "mediaType": "a/b", **each} for n, each in enumerate(sources)]}
+
+
+URL = {"url": {"url": "https://example.org/x"}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "evidence", "expected"),
+    [
+        ({"inline": {"text": "hello"}}, Evidence(), 5),
+        ({"upload": {}}, Evidence(), 0),
+        (UPLOADED, Evidence(), 7),
+        (UPLOADED, Evidence({DIGEST: 7}), 7),
+        ({"object": {"digest": DIGEST}}, Evidence(), 0),
+        ({"object": {"digest": DIGEST}}, Evidence({DIGEST: 9}), 9),
+        ({**URL, "sizeBytes": 3}, Evidence(downloads={"": Pending()}), 3),
+        (URL, Evidence(downloads={"": Pending()}), 0),
+        (URL, Evidence(downloads={"": Fetched("id", DIGEST, 4)}), 4),
+        (of_files({"inline": {"text": "hello"}}, {"upload": {}}, UPLOADED), Evidence(), 7),
+        (of_files({"inline": {"text": "hello"}}, UPLOADED), Evidence({DIGEST: 7}), 12),
+        ({"inline": {"text": "hello"}, "sizeBytes": 6}, Evidence(), None),
+        ({}, Evidence(), None),
+    ],
+)
+def test_what_is_needed_is_what_is_known(
+    spec: dict[str, Any], evidence: Evidence, expected: int | None
+) -> None:
+    assert artifacts.needed_bytes(observed(spec, evidence), NOW) == expected
+
+
+def summary(plan: artifacts.Plan) -> set[tuple[str, str, str]]:
+    assert plan.status is not None
+    return {(each["type"], each["status"], each["reason"]) for each in plan.status["conditions"]}
+
+
+def test_a_charged_artifact_is_stored_and_says_so() -> None:
+    quota = storagequotas.condition("Reserved", 5, Limits(10))
+    plan = artifacts.plan(observed({"inline": {"text": "hello"}}, quota=quota), NOW)
+    assert ("QuotaReserved", "True", "Reserved") in summary(plan)
+    assert ("Ready", "True", "Stored") in summary(plan)
+    waiting = artifacts.plan(observed({"upload": {}}, quota=quota), NOW)
+    assert ("QuotaReserved", "True", "Reserved") in summary(waiting)
+
+
+@pytest.mark.parametrize("spec", [{"inline": {"text": "hello"}}, {"upload": {}}])
+@pytest.mark.parametrize(
+    ("reason", "ready", "kstatus"),
+    [("WaitingForQuota", "Unknown", "InProgress"), ("ExceedsMaxQuota", "False", "Failed")],
+)
+def test_without_room_nothing_is_stored(spec: dict[str, Any], reason: Any, ready: str, kstatus: str) -> None:
+    seen = observed(spec, quota=storagequotas.condition(reason, 5, Limits(3)))
+    plan = artifacts.plan(seen, NOW)
+    assert plan.actions == (DropFetched(),)
+    assert {("QuotaReserved", "False", reason), ("Ready", ready, reason)} <= summary(plan)
+    assert plan.again_seconds is None, "room wakes it"
+    assert conditions.kstatus({**seen.body, "status": plan.status}) == kstatus
+
+
+def test_what_is_refused_anyway_is_refused_for_what_it_is() -> None:
+    quota = storagequotas.condition("WaitingForQuota", 5, Limits(3))
+    plan = artifacts.plan(observed({"inline": {"text": "hello"}, "sizeBytes": 6}, quota=quota), NOW)
+    assert ("Ready", "False", "SizeMismatch") in summary(plan)
+
+
+def test_a_verdict_does_not_outlive_the_quota() -> None:
+    old = [
+        {
+            "type": "QuotaReserved",
+            "status": "False",
+            "reason": "WaitingForQuota",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+    ]
+    plan = artifacts.plan(observed({"inline": {"text": "hello"}}, conditions=old), NOW)
+    assert ("QuotaReserved", "True", "Unlimited") in summary(plan)
+    plan = artifacts.plan(observed({"inline": {"text": "hello"}}), NOW)
+    assert "QuotaReserved" not in {kind for kind, _, _ in summary(plan)}
