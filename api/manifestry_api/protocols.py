@@ -49,7 +49,6 @@ class BoundedProtocol(HttpToolsProtocol):
         """Expect a head."""
         super().on_message_begin()
         self._is_in_head = True
-        self._arm()
 
     def on_headers_complete(self) -> None:
         """Take the head as complete, then let the request begin."""
@@ -79,6 +78,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or not self._is_in_head:
             self._head_bytes = 0
             return
+        self._arm()  # no sooner: most heads come in one piece, and never need a timer
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_MAX_BYTES:
             self.send_400_response("The request's head is too large.")

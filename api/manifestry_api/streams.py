@@ -140,6 +140,8 @@ class PayloadResponse(Response):
                     await self._send(piece, send)
                 else:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except zerocopy.GoneError:
+            return
         finally:
             await self._payload.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -9,6 +9,8 @@ An application sees `EXTENSION` in `scope["extensions"]` when it may send such m
 
     {"type": EXTENSION, "file": <has fileno()>, "offset": int, "count": int}
 
+and gets a `GoneError` when the client has left.
+
 References: https://asgi.readthedocs.io/en/latest/extensions.html "Zero Copy Send".
 """
 
@@ -37,6 +39,10 @@ Send = Callable[[Message], Awaitable[None]]
 
 class TruncatedError(Exception):
     """The file ended before the promised bytes; the connection closes without them."""
+
+
+class GoneError(ConnectionError):
+    """The client has left, or was cut off; whoever reads on for it reads in vain."""
 
 
 class Flow(Protocol):
@@ -82,17 +88,20 @@ class Connection:
             self._transport.set_write_buffer_limits()
 
     async def send(self, file: int, offset: int, count: int) -> None:
-        """Send `count` bytes, or fewer when the client leaves.
+        """Send `count` bytes.
 
         Raises:
+            GoneError: the client has left, or takes nothing.
             TruncatedError: the file has fewer.
         """
         target = os.dup(self._transport.get_extra_info("socket").fileno())
         try:
             self._transfer = Transfer(self._loop, target, file, offset, count)
             await self._transfer.run()
-        except (ConnectionError, TimeoutError):
+        except (ConnectionError, TimeoutError) as error:
             self._transport.abort()
+            await asyncio.sleep(0)  # the server takes note of the loss before we are through
+            raise GoneError("the client has left") from error
         finally:
             self._transfer = None
             os.close(target)
@@ -125,7 +134,7 @@ class Transfer:
 
         Raises:
             TruncatedError: the file ends before.
-            ConnectionError: the client has left, by the system's account.
+            ConnectionError: the client has left.
             TimeoutError: the client takes nothing.
         """
         if self._push():
@@ -141,8 +150,8 @@ class Transfer:
                 self._watch.cancel()
 
     def abandon(self) -> None:
-        """End as if all were sent: the connection is gone."""
-        self._finish(None)
+        """End: the connection is gone."""
+        self._finish(GoneError("the client has left"))
 
     def _writable(self) -> None:
         try:
@@ -209,7 +218,7 @@ def _sender(connection: Connection, cycle: Any, flow: Flow) -> Send:
         _check(cycle, count)
         await connection.drain(flow)
         if cycle.disconnected:
-            return
+            raise GoneError("the client has left")
         await connection.send(message["file"].fileno(), message["offset"], count)
         cycle.expected_content_length -= count
 

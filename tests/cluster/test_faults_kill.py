@@ -33,7 +33,7 @@ from tests.seaweed.server import S3Server
 
 SEED = int(os.environ.get("MANIFESTRY_KILL_SEED", "4"))
 CLIENTS = 8
-KILLING_SECONDS = 45.0
+KILLING_SECONDS = 30.0
 SIZES = (0, 1, 1000, 65_537, 400_000, (1 << 20) + 1, 3 << 20, 6 << 20)
 LEDGER = "storage.manifestry"
 LONG_AGO = "2020-01-01T00:00:00.000000Z"
@@ -208,7 +208,7 @@ def test_uploads_survive_kills_of_the_facade(
         f" {len(stored.acknowledged)} of {place.count} acknowledged, {blobs} blobs, {left} left over\n"
     )
     assert stored.acknowledged >= {each.name for each in wanted if each.stubborn}
-    assert swarm.kills >= 3
+    assert swarm.kills >= 2
     assert swarm.breaks >= 3
 
 

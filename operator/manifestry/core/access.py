@@ -114,7 +114,8 @@ def parse_role(text: str) -> Role | None:
         return None
 
 
-def covered(granted: Iterable[Role]) -> frozenset[Role]:
+@functools.cache
+def covered(granted: frozenset[Role]) -> frozenset[Role]:
     """Return the roles that `granted` may claim: each one the table lets do nothing more than a granted one.
 
     So an admin may act as a viewer (narrowing), and nobody may claim a role that adds an action.

@@ -18,6 +18,7 @@ UNAUTHENTICATED_GROUP = "system:unauthenticated"
 TEXT_MAX_LENGTH = 1024
 
 Stage = Literal["ResponseStarted", "ResponseComplete"]
+_ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))  # made once: half of the work
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _RESOURCES = {
     "artifacts": "artifacts",
@@ -92,7 +93,7 @@ def record(event: Event) -> dict[str, Any]:
 
 def line(body: Mapping[str, Any]) -> str:
     """Return the record as one line; every control character is escaped, so no value can forge a line."""
-    return json.dumps(body, ensure_ascii=True, separators=(",", ":"))
+    return _ENCODER.encode(body)
 
 
 def verb(method: str, *, named: bool) -> str:

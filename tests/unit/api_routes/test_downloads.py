@@ -272,6 +272,31 @@ async def test_a_disk_that_fails_in_the_middle_breaks_the_connection(
     assert open_payloads() == []
 
 
+async def test_nothing_is_read_for_a_client_that_has_left(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = os.urandom(40 << 20)
+    await stored(site, data)
+    real, loads, going = store_payloads.LocalPayload.load, [], asyncio.Event()
+
+    async def load(payload: Any, offset: int, count: int) -> None:
+        loads.append(offset)
+        if offset:  # the client leaves while the disk is at work
+            await going.wait()
+        await real(payload, offset, count)
+
+    monkeypatch.setattr(store_payloads.LocalPayload, "load", load)
+    async with site.open(PATH) as answer:
+        assert await answer.content.readexactly(1000) == data[:1000]
+    await asyncio.sleep(0.05)
+    going.set()
+    async with asyncio.timeout(5):
+        while open_payloads():  # noqa: ASYNC110 - the kernel has no event for it
+            await asyncio.sleep(0.01)
+    assert len(loads) == 2
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_a_remote_store_that_fails_in_the_middle_breaks_the_connection(
     site: Site, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

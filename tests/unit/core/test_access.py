@@ -72,7 +72,7 @@ def test_one_sufficient_role_among_several_is_enough() -> None:
     ],
 )
 def test_roles_may_be_narrowed_and_never_widened(granted: Any, claimable: Any) -> None:
-    assert access.covered(granted) == claimable
+    assert access.covered(frozenset(granted)) == claimable
 
 
 @pytest.mark.parametrize(
