@@ -83,10 +83,14 @@ def _write(client: "subprocess.Popen[str]", line: str) -> None:
 def downloads(contender: contenders.Contender, head: str, options: argparse.Namespace) -> Run:
     """GET one payload for some seconds."""
     plan = {
-        "host": contender.host, "port": contender.port, "head": head, "seconds": options.seconds,
+        "host": contenders.HOST, "head": head, "seconds": options.seconds,
         "connections": options.clients // CLIENT_PROCESSES,
     }  # fmt: skip
-    return measure(contender, [plan] * CLIENT_PROCESSES)
+    return measure(contender, [{**plan, "port": port} for port in _ports(contender)])
+
+
+def _ports(contender: contenders.Contender) -> list[int]:
+    return [contender.ports[number % len(contender.ports)] for number in range(CLIENT_PROCESSES)]
 
 
 def uploads(contender: contenders.Contender, common: Path, options: argparse.Namespace) -> Run:
@@ -96,11 +100,11 @@ def uploads(contender: contenders.Contender, common: Path, options: argparse.Nam
     made = [{"head": each.head, "prefix": each.prefix.hex()} for each in contender.uploads(count, common)]
     plans = [
         {
-            "host": contender.host, "port": contender.port,
+            "host": contenders.HOST, "port": port,
             "connections": options.clients // CLIENT_PROCESSES,
             "uploads": made[number::CLIENT_PROCESSES], "file": str(common), "count": common.stat().st_size,
         }
-        for number in range(CLIENT_PROCESSES)
+        for number, port in enumerate(_ports(contender))
     ]  # fmt: skip
     os.sync()  # nobody pays for the one before
     try:
@@ -152,8 +156,13 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="bench-artifacts-", dir=options.folder))
     say = print
     try:
-        with contenders.running(options.only, folder, options.cache, dict(options.env)) as running:
-            say(f"{options.clients} clients, {os.cpu_count()} CPUs, best of {options.repeat}, in {folder}")
+        with contenders.running(
+            options.only, folder, options.cache, options.replicas, dict(options.env)
+        ) as running:
+            say(
+                f"{options.clients} clients, {os.cpu_count()} CPUs, {options.replicas} of our processes, "
+                f"best of {options.repeat}, in {folder}"
+            )
             say(HEADINGS)
             for size in options.sizes:
                 for title, runs in _measured(running, size, folder, options):
@@ -197,6 +206,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--upload-mib", type=int, default=3200, help="of one PUT run, at least one for a client"
     )
+    parser.add_argument("--replicas", type=int, default=1, help="of our facade")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
     parser.add_argument("--cache", type=Path, default=cache, help="where built programs are kept")

@@ -21,6 +21,7 @@ from tests.e2e.teams import Team
 
 DISTRIBUTION = "github.com/distribution/distribution/v3/cmd/registry@v3.1.2"
 MEDIA_TYPE = "application/octet-stream"
+HOST = "127.0.0.1"
 PREFIX_BYTES = 16
 _SMALL_BYTES = 64 << 10
 
@@ -37,8 +38,7 @@ class Contender(Protocol):
     """A running server."""
 
     name: str
-    host: str
-    port: int
+    ports: list[int]
 
     @property
     def pids(self) -> list[int]:
@@ -58,9 +58,9 @@ class Contender(Protocol):
         ...
 
 
-def head(method: str, path: str, host: str, headers: dict[str, str]) -> str:
+def head(method: str, path: str, headers: dict[str, str]) -> str:
     """Return the head of an HTTP/1.1 request."""
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{k}: {v}" for k, v in headers.items())]
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {HOST}", *(f"{k}: {v}" for k, v in headers.items())]
     return "\r\n".join(lines) + "\r\n\r\n"
 
 
@@ -69,18 +69,17 @@ class Ours:
 
     name = "manifestry"
 
-    def __init__(self, facade: processes.FacadeProcess, rest: Rest, folder: Path) -> None:
-        self.facade, self.rest = facade, rest
+    def __init__(self, facades: list[processes.FacadeProcess], rest: Rest, folder: Path) -> None:
+        self.facades, self.rest = facades, rest
+        self.ports = [int(urlsplit(facade.base_url).port or 80) for facade in facades]
         self._folder = folder
         self._kept: set[str] = set()
         self._uploaded: list[str] = []
-        url = urlsplit(facade.base_url)
-        self.host, self.port = str(url.hostname), int(url.port or 80)
 
     @property
     def pids(self) -> list[int]:
-        """Return the facade's process."""
-        return [self.facade.pid]
+        """Return the facades' processes."""
+        return [facade.pid for facade in self.facades]
 
     def store(self, file: Path) -> str:
         """Upload an artifact and wait until it is ready."""
@@ -89,7 +88,7 @@ class Ours:
         done = self.rest.call("PUT", f"/artifacts/{name}/content", data=file.read_bytes(), headers=sent)
         assert done.json["status"] == "ready", done.data
         self._kept.add(done.json["digest"].partition(":")[2])
-        return head("GET", f"/artifacts/{name}/content", self.host, self.rest.headers)
+        return head("GET", f"/artifacts/{name}/content", self.rest.headers)
 
     def uploads(self, count: int, common: Path) -> list[Upload]:
         """Create the artifacts."""
@@ -102,7 +101,7 @@ class Ours:
         }
         self._uploaded += [self._create() for _ in range(count)]
         paths = [f"/artifacts/{name}/content" for name in self._uploaded]
-        return [Upload(head("PUT", path, self.host, sent), os.urandom(PREFIX_BYTES)) for path in paths]
+        return [Upload(head("PUT", path, sent), os.urandom(PREFIX_BYTES)) for path in paths]
 
     def clean(self) -> None:
         """Delete what was uploaded, and its bytes at once: garbage collection takes its time."""
@@ -125,7 +124,7 @@ class Nginx:
     name = "nginx"
 
     def __init__(self, folder: Path, port: int) -> None:
-        self.host, self.port = "127.0.0.1", port
+        self.ports = [port]
         self._root = folder / "root"
         self._root.mkdir(parents=True)
         config = folder / "nginx.conf"
@@ -145,13 +144,13 @@ class Nginx:
         """Link the file into the folder that is served."""
         name = uuid.uuid4().hex
         os.link(file, self._root / name)
-        return head("GET", f"/{name}", self.host, {})
+        return head("GET", f"/{name}", {})
 
     def uploads(self, count: int, common: Path) -> list[Upload]:
         """Return uploads of files with new names."""
         sent = {"Content-Length": str(PREFIX_BYTES + common.stat().st_size)}
         paths = [f"/put/{uuid.uuid4().hex}" for _ in range(count)]
-        return [Upload(head("PUT", path, self.host, sent), os.urandom(PREFIX_BYTES)) for path in paths]
+        return [Upload(head("PUT", path, sent), os.urandom(PREFIX_BYTES)) for path in paths]
 
     def clean(self) -> None:
         """Remove the files."""
@@ -182,7 +181,7 @@ class Distribution:
     name = "distribution"
 
     def __init__(self, folder: Path, port: int, program: Path) -> None:
-        self.host, self.port = "127.0.0.1", port
+        self.ports = [port]
         self._folder = folder
         self._kept: set[str] = set()
         folder.mkdir(parents=True)
@@ -215,12 +214,12 @@ class Distribution:
         data = file.read_bytes()
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         location = self._session()
-        connection = http.client.HTTPConnection(self.host, self.port)
+        connection = http.client.HTTPConnection(HOST, self.ports[0])
         connection.request("PUT", f"{location}&digest={digest}", data, {"Content-Type": MEDIA_TYPE})
         assert connection.getresponse().status == 201
         self._kept.add(digest.partition(":")[2])
         connection.close()
-        return head("GET", f"/v2/bench/blobs/{digest}", self.host, {})
+        return head("GET", f"/v2/bench/blobs/{digest}", {})
 
     def uploads(self, count: int, common: Path) -> list[Upload]:
         """Open upload sessions; a digest must be known before its blob is sent."""
@@ -231,7 +230,7 @@ class Distribution:
             sha256 = hashlib.sha256(prefix)
             sha256.update(data)
             path = f"{self._session()}&digest=sha256:{sha256.hexdigest()}"
-            found.append(Upload(head("PUT", path, self.host, sent), prefix))
+            found.append(Upload(head("PUT", path, sent), prefix))
         return found
 
     def clean(self) -> None:
@@ -239,7 +238,7 @@ class Distribution:
         _remove_others(self._folder / "data" / "docker" / "registry" / "v2" / "blobs", self._kept)
 
     def _session(self) -> str:
-        connection = http.client.HTTPConnection(self.host, self.port)
+        connection = http.client.HTTPConnection(HOST, self.ports[0])
         connection.request("POST", "/v2/bench/blobs/uploads/")
         answer = connection.getresponse()
         answer.read()
@@ -273,13 +272,16 @@ def registry(cache: Path) -> Path:
 
 
 @contextmanager
-def running(names: list[str], folder: Path, cache: Path, env: dict[str, str]) -> Iterator[list[Contender]]:
+def running(
+    names: list[str], folder: Path, cache: Path, replicas: int, env: dict[str, str]
+) -> Iterator[list[Contender]]:
     """Run the contenders, all with their data below one folder.
 
     Args:
         names: which.
         folder: on the disk that is measured.
         cache: where built programs are kept.
+        replicas: of our facade: one process uses one processor.
         env: MANIFESTRY_* variables for ours.
     """
     with ExitStack() as stack:
@@ -287,7 +289,7 @@ def running(names: list[str], folder: Path, cache: Path, env: dict[str, str]) ->
         for name in names:
             match name:
                 case "manifestry":
-                    made.append(stack.enter_context(_ours(folder / name, env)))
+                    made.append(stack.enter_context(_ours(folder / name, replicas, env)))
                 case "nginx":
                     made.append(_started(stack, Nginx(folder / name, ports.free_port())))
                 case "distribution":
@@ -304,7 +306,7 @@ def _started(stack: ExitStack, contender: Any) -> Any:
 
 
 @contextmanager
-def _ours(folder: Path, env: dict[str, str]) -> Iterator[Ours]:
+def _ours(folder: Path, replicas: int, env: dict[str, str]) -> Iterator[Ours]:
     (folder / "cluster").mkdir(parents=True)
     cp = ControlPlane(binaries.program("kb"), folder / "cluster")
     given = {"MANIFESTRY_WEBHOOK_ENABLED": "false", "MANIFESTRY_SCRUB_BYTES_PER_SECOND": "0", **env}
@@ -312,9 +314,10 @@ def _ours(folder: Path, env: dict[str, str]) -> Iterator[Ours]:
     with ExitStack() as stack:
         stack.callback(cp.stop)
         cp.start()
-        operator, facade = processes.operator(cp, setup), processes.facade(cp, setup)
-        for child in (operator, facade):
+        operator = processes.operator(cp, setup)
+        facades = [processes.facade(cp, setup) for _ in range(replicas)]
+        for child in (operator, *facades):
             stack.callback(child.dispose)
             child.start()
-        team = Team(tenants.make(cp), cp, facade.base_url)
-        yield Ours(facade, team.caller("publisher"), folder)
+        team = Team(tenants.make(cp), cp, facades[0].base_url)
+        yield Ours(facades, team.caller("publisher"), folder)
