@@ -10,7 +10,7 @@ from layout import ClusterPaths
 AUDIT_NODE_FOLDER = "/var/log/manifestry-audit"
 AUDIT_POLICY_NODE_FILE = "/etc/manifestry/audit-policy.yaml"
 AUDIT_MEGABYTES = "200"
-# In nftables mode kube-proxy 1.37.2 was seen with an empty service map after more than an hour (cause not proved).
+# kube-proxy 1.37.2 in nftables mode was seen with an empty service map after an hour (cause not proved).
 KUBE_PROXY_MODE = "iptables"
 
 
