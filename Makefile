@@ -13,7 +13,8 @@ PYTEST := $(BIN)/python -m pytest
 KIND := python3 hack/kind
 IMAGE ?= localhost/manifestry:dev
 TEST_CLUSTER ?= manifestry-test
-# Each in a process of its own, cheapest first: what one leaves behind cannot colour the next.
+# Each in a process of its own, cheapest first: what one leaves behind cannot colour the next. A failing level
+# does not hide the next one.
 LEVELS := unit component,faults cluster,seaweed e2e
 
 .PHONY: help
@@ -67,8 +68,9 @@ test: export MANIFESTRY_CLUSTER := $(TEST_CLUSTER)
 test: $(STAMP) ## everything, from nothing (a cluster of its own): unit, component, cluster, e2e
 	@$(KIND) down && $(KIND) up
 	@eval "$$($(KIND) env)" && bash hack/install.sh && \
-	  for level in $(LEVELS); do $(PYTEST) $$(printf 'tests/%s ' $${level//,/ }); done
-	@$(KIND) down
+	  failed=; for level in $(LEVELS); do \
+	    $(PYTEST) $$(printf 'tests/%s ' $${level//,/ }) || failed="$$failed $$level"; done; \
+	  $(KIND) down; test -z "$$failed" || { echo "== failed:$$failed"; exit 1; }
 
 .PHONY: cluster-up
 cluster-up: ## the development cluster alone

@@ -1,6 +1,7 @@
 """The run gate with two operators, kills in the middle, and changed limits."""
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -158,6 +159,22 @@ def test_nothing_is_written_when_nothing_changes(
     time.sleep(4)
     ours = cp.writes(audit.WriteFilter(user="manifestry-operator", namespace=tenant.namespace), since=mark)
     assert [(event.verb, event.resource, event.name) for event in ours] == []
+
+
+def test_a_reservation_told_of_after_its_job_was_deleted_is_released_at_once(
+    control_plane: ControlPlane, tenant: Tenant, start_operator: Any
+) -> None:
+    cp, kind = control_plane, jobworld.make_type(control_plane)
+    jobworld.make_quota(cp, tenant, kind, 1, 9)
+    start_operator(cp, {**ALONE, "MANIFESTRY_RESYNC_SECONDS": "600"})
+    name = jobworld.submit(cp, tenant, kind)
+    uid = jobworld.wait_reason(cp, tenant, name, "Running")["metadata"]["uid"]
+    cp.delete(names.JOBS, name, tenant.namespace)
+    jobworld.eventually(lambda: jobworld.holders(cp, tenant, kind) == {}, "the Job was seen to go")
+    entry = {"name": name, "state": "Reserved", "since": datetime.now(UTC).isoformat()}
+    late = {"status": {"holders": {uid: entry}}}
+    cp.patch(names.QUOTA_LEDGERS, kind, late, tenant.namespace, subresource="status")
+    jobworld.eventually(lambda: jobworld.holders(cp, tenant, kind) == {}, "released before it is old", 20)
 
 
 def set_limit(cp: ControlPlane, quota: str, kind: str, running: int, queued: int) -> None:

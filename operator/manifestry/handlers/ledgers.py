@@ -49,6 +49,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
     if not await _is_ready(ctx, namespace, name):
         await ctx.ledgers.ensure(namespace, name)
         await repair(ctx, namespace, tenant, frozenset({name}))
+    _wake_deleted(ctx, namespace, name)
     await _admit(ctx, namespace, name, tenant)
     return None
 
@@ -120,6 +121,14 @@ async def _is_ready(ctx: Context, namespace: str, name: str) -> bool:
         return (await ctx.ledgers.read(namespace, name)).initialized
     except NotReadyError:
         return False
+
+
+def _wake_deleted(ctx: Context, namespace: str, name: str) -> None:
+    """Ask for a look at Jobs that were seen to go before the ledger told of their reservation."""
+    ledger = ctx.ledgers.snapshot(namespace, name) or ledgers.Ledger()
+    for holder_name, uids in ledger.reserved.items():
+        if any(map(ctx.caches.is_deleted, uids)):
+            ctx.queue.add((names.JOBS.kind, namespace, holder_name))
 
 
 async def _admit(ctx: Context, namespace: str, name: str, tenant: str) -> None:
