@@ -314,5 +314,10 @@ def test_each_part_of_the_rule_is_needed(broken: str, monkeypatch: pytest.Monkey
 def test_threads_that_are_no_actors_are_never_held_up() -> None:
     turns = ThreadTurns(lambda _: 0)
     done = threading.Event()
-    threading.Thread(target=lambda: (turns.step(), done.set())).start()
+
+    def step() -> None:
+        turns.step()
+        done.set()
+
+    threading.Thread(target=step).start()
     assert done.wait(5)

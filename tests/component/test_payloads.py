@@ -126,13 +126,19 @@ async def test_without_the_system_call_files_are_opened_by_threads(
     assert threads == ["open", "open"]
 
 
+def path_of(local: store_local.LocalStore) -> Path:
+    path = local.local_path(TENANT, DIGEST)
+    assert path is not None
+    return path
+
+
 @pytest.mark.parametrize("before", [False, True])
 async def test_what_is_absent_or_no_file_is_told_apart(local: store_local.LocalStore, before: bool) -> None:
     if before:
         await (await opened(local)).aclose()
     with pytest.raises(store.BlobNotFoundError):
         await local.open(TENANT, digests.of(b"absent"))
-    path = local.local_path(TENANT, DIGEST)
+    path = path_of(local)
     path.unlink()
     path.mkdir()
     with pytest.raises(store.BlobDamagedError):
@@ -145,7 +151,7 @@ async def test_what_is_absent_or_no_file_is_told_apart(local: store_local.LocalS
 
 async def test_a_part_that_is_not_there_any_more_is_damage(local: store_local.LocalStore) -> None:
     payload = await opened(local)
-    os.truncate(local.local_path(TENANT, DIGEST), 5)
+    os.truncate(path_of(local), 5)
     with pytest.raises(store.BlobDamagedError):
         await payload.load(0, len(DATA))
     await payload.aclose()
