@@ -143,6 +143,40 @@ async def test_files_are_sent_by_the_kernel_on_one_connection_after_the_other(
     assert application.scopes[0]["extensions"] == {zerocopy.EXTENSION: {}}
 
 
+async def test_a_corked_head_leaves_with_the_first_bytes_and_the_connection_is_free_after_it(
+    payload: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transports: list[asyncio.Transport] = []
+
+    class Noted(protocols.BoundedProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            transports.append(transport)
+            super().connection_made(transport)
+
+    monkeypatch.setattr(protocols, "BoundedProtocol", Noted)
+    plain = Sending(payload, (0, 1000))
+
+    async def corked(scope: Any, receive: Any, send: Any) -> None:
+        async def slowly(message: Any) -> None:
+            await send(message)
+            if message["type"] == "http.response.start":
+                await asyncio.sleep(0.05)  # time enough for a head that is not held back
+
+        await send({"type": zerocopy.CORK})
+        await plain(scope, receive, slowly)
+
+    async with serving(corked) as address:
+        with socket.create_connection(address) as client:
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            for _ in range(2):
+                await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                first = await loop.sock_recv(client, 1 << 16)
+                assert first.partition(b"\r\n\r\n")[2] == DATA[:1000]
+                peer = transports[0].get_extra_info("socket")
+                assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK) == 0
+
+
 async def test_parts_and_frames_keep_their_order_even_when_the_transport_is_full(payload: Path) -> None:
     frame = b"f" * 5_000_000
     async with (
