@@ -45,7 +45,7 @@ format: $(STAMP) ## rewrite the sources as ruff wants them
 .PHONY: type
 type: $(STAMP) ## mypy, strict
 	@$(BIN)/mypy
-	@MYPYPATH=hack/kind $(BIN)/mypy --strict hack/kind/__main__.py
+	@MYPYPATH=hack/kind $(BIN)/mypy --strict hack/kind/__main__.py tests
 
 .PHONY: test-unit
 test-unit: $(STAMP) ## pure functions: seconds
@@ -55,8 +55,12 @@ test-unit: $(STAMP) ## pure functions: seconds
 test-component: $(STAMP) ## one process against real local parts (SeaweedFS, files, HTTP)
 	@$(PYTEST) tests/component
 
+.PHONY: test-clouds
+test-clouds: $(STAMP) ## the store's promises on Azurite and on Cloud Storage's API (8 min; needs Node.js and Go)
+	@$(PYTEST) tests/clouds
+
 .PHONY: test-cluster
-test-cluster: $(STAMP) ## a real kube-apiserver without nodes (needs Go)
+test-cluster: $(STAMP) ## a real kube-apiserver without nodes (needs Go, or a kind node)
 	@$(PYTEST) tests/cluster
 
 .PHONY: test-e2e
@@ -65,12 +69,16 @@ test-e2e: $(STAMP) up ## real pods on the kind cluster
 
 .PHONY: test
 test: export MANIFESTRY_CLUSTER := $(TEST_CLUSTER)
-test: $(STAMP) ## everything, from nothing (a cluster of its own): unit, component, cluster, e2e
+test: check $(STAMP) ## everything, from nothing (a cluster of its own): unit, component, cluster, e2e
 	@$(KIND) down && $(KIND) up
 	@eval "$$($(KIND) env)" && bash hack/install.sh && \
 	  failed=; for level in $(LEVELS); do \
 	    $(PYTEST) $$(printf 'tests/%s ' $${level//,/ }) || failed="$$failed $$level"; done; \
 	  $(KIND) down; test -z "$$failed" || { echo "== failed:$$failed"; exit 1; }
+
+.PHONY: check
+check: ## list everything that has to be installed by hand
+	@$(KIND) check
 
 .PHONY: cluster-up
 cluster-up: ## the development cluster alone
@@ -84,11 +92,11 @@ image: ## build the container image
 	@$(KIND) build-image --tag $(IMAGE)
 
 .PHONY: up
-up: cluster-up ## cluster, image and chart installed
+up: check cluster-up ## cluster, image and chart installed
 	@eval "$$($(KIND) env)" && bash hack/install.sh
 
 .PHONY: demo
-demo: $(STAMP) up ## the main job, shown step by step
+demo: check $(STAMP) up ## the main job, shown step by step
 	@eval "$$($(KIND) env)" && bash hack/demo.sh
 
 .PHONY: down

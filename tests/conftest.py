@@ -13,6 +13,7 @@ _MARKERS = {
     "component": "component",
     "seaweed": "component",
     "faults": "component",
+    "clouds": "component",
     "cluster": "cluster",
     "e2e": "e2e",
 }

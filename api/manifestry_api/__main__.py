@@ -11,11 +11,11 @@ def main() -> int:
     """Read the environment and serve; 2 when the settings are not valid."""
     try:
         config = server.Config.from_mapping(settings.environment())
-    except settings.SettingsError as error:
+        loglines.configure(config.api.log_level)
+        asyncio.run(server.serve(config))
+    except settings.SettingsError as error:  # a key or an address may show as malformed only when it is used
         sys.stderr.write(f"{error}\n")
         return 2
-    loglines.configure(config.api.log_level)
-    asyncio.run(server.serve(config))
     return 0
 
 

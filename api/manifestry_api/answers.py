@@ -7,11 +7,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from manifestry.core import errors, etags
+from manifestry_api import apidocs
 
 REVALIDATE = "private, no-cache"  # a URL names an id, which may be deleted and made anew: always ask
 VARY = "Authorization, X-Tenant"
 
 Documented = dict[int | str, dict[str, Any]]
+_KINDS: Mapping[int, errors.ErrorKind] = {
+    409: errors.CONFLICT,
+    410: errors.GONE,
+    412: errors.PRECONDITION_FAILED,
+    415: errors.UNSUPPORTED_MEDIA_TYPE,
+    416: errors.RANGE_NOT_SATISFIABLE,
+    429: errors.QUOTA_EXCEEDED,
+    507: errors.STORAGE_FULL,
+}
 
 
 def json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -88,10 +98,17 @@ def parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
     }
 
 
-def refusal(status: int, description: str) -> Documented:
-    """Return how a problem document stands among a route's answers."""
+def refusal(status: int, description: str, kind: errors.ErrorKind | None = None) -> Documented:
+    """Return how a problem document stands among a route's answers.
+
+    Args:
+        status: of the answer.
+        description: when it comes.
+        kind: of the example; by default the status's own.
+    """
     schema = {"$ref": "#/components/schemas/Problem"}
-    content = {"application/problem+json": {"schema": schema}}
+    example = apidocs.example(kind or _KINDS[status])
+    content = {"application/problem+json": {"schema": schema, "example": example}}
     return {status: {"description": description, "content": content}}
 
 
@@ -102,4 +119,5 @@ ETAG = {"ETag": header("Changes with every change.", '"0c5f.4711"')}
 LOCATION = {"Location": header("The path of the object.", "/artifacts/report-2026")}
 APPLIED = {"Preference-Applied": header("The preference that was followed (RFC 7240).", "wait=5")}
 PRECONDITION: Documented = refusal(412, "The object is not as `If-Match` or `If-None-Match` wants it")
+EXPIRED: Documented = refusal(410, "The page token has expired")
 NOT_MODIFIED: Documented = {304: {"description": "The client has this version.", "headers": ETAG}}

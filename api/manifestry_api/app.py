@@ -5,7 +5,7 @@ from starlette.middleware import Middleware
 
 import manifestry
 from manifestry import settings as settings_module
-from manifestry_api import deps, middleware, openapi, probes, problems, shortcuts
+from manifestry_api import deps, heads, middleware, openapi, probes, problems, shortcuts
 from manifestry_api.routes import (
     artifacts,
     contents,
@@ -42,10 +42,12 @@ def create_app(settings: settings_module.ApiSettings, ports: deps.Ports) -> Fast
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=openapi.operation_id,
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
         middleware=[
             Middleware(middleware.Traced, instruments=ports.instruments, clock=ports.clock),
             Middleware(middleware.Audited, sink=ports.audit, clock=ports.clock),
+            Middleware(heads.Refused, answer=problems.response),
             Middleware(
                 middleware.Bounded,
                 json_bytes=settings.max_body_bytes,

@@ -4,6 +4,7 @@ Routes call this instead of declaring a FastAPI body, so that the wrong media ty
 limit is 413 before it is parsed, and messages follow our own wording.
 """
 
+import asyncio
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,8 @@ from manifestry_api import fields
 MEDIA_TYPE = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 ERRORS_MAX_COUNT = 20
+ERRORS_READ_MAX_COUNT = 1000  # each takes 5 us, in which nobody else is served, and a body may have 100,000
+BODY_SECONDS = 60.0  # for all of it: without this a byte now and then would do
 DEPTH_MAX = 64  # no schema of ours comes near; what walks a body recursively stays far from Python's limit
 _CHARSETS = frozenset({"", "utf-8", "utf8"})
 Model = TypeVar("Model", bound=BaseModel)
@@ -60,7 +63,7 @@ async def parse(request: Request, limit_bytes: int) -> Any:
     Raises:
         Problem: payload-too-large, bad-request (no JSON, or nested too deep).
     """
-    return _parse(await _collect(request, limit_bytes))
+    return loads(await _collect(request, limit_bytes))
 
 
 def validate(content: Any, model: type[Model]) -> Model:
@@ -72,7 +75,7 @@ def validate(content: Any, model: type[Model]) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise invalid(field_errors(error.errors(include_url=False, include_input=False))) from None
+        raise _misfit(error) from None
 
 
 def openapi(model: type[BaseModel], media_type: str = MEDIA_TYPE) -> dict[str, Any]:
@@ -127,6 +130,15 @@ def pointer(parts: Iterable[Any]) -> str:
     return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
 
 
+def _misfit(error: ValidationError) -> errors.Problem:
+    count = error.error_count()
+    if count > ERRORS_READ_MAX_COUNT:
+        return errors.Problem(
+            errors.VALIDATION_FAILED, f"the body must fit its schema: {count} fields do not"
+        )
+    return invalid(field_errors(error.errors(include_url=False, include_input=False)))
+
+
 def _field_error(detail: Mapping[str, Any]) -> errors.FieldError:
     location = [part for part in detail["loc"] if part != "[key]"]
     template = _MESSAGES.get(str(detail["type"]), "must be valid: {message}")
@@ -139,14 +151,26 @@ async def _collect(request: Request, limit_bytes: int) -> bytes:
     if (declared_length(request) or 0) > limit_bytes:
         raise too_large(limit_bytes)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise too_large(limit_bytes)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit_bytes:
+                    raise too_large(limit_bytes)
+    except TimeoutError:
+        detail = f"the body must be sent within {BODY_SECONDS:.0f} seconds"
+        raise errors.Problem(errors.BAD_REQUEST, detail) from None
     return bytes(body)
 
 
-def _parse(body: bytes) -> Any:
+def loads(body: bytes | bytearray) -> Any:
+    """Return strict JSON: no name twice, no half of a surrogate pair, nothing beyond a double, not too deep.
+
+    Raises:
+        Problem: bad-request.
+
+    References: RFC 7493 (I-JSON).
+    """
     try:
         content = json.loads(
             body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite

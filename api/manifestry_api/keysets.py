@@ -66,12 +66,22 @@ class KubernetesKeys:
         url = self._client.base_url + path
         try:
             async with self._client.session.get(url, headers={"Accept": "*/*"}) as answer:
-                body = await answer.content.read(DOCUMENT_MAX_BYTES)
+                body = await _whole(answer.content)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise apierrors.unavailable(f"{path}: {type(error).__name__}") from error
         if answer.status != 200:
             raise apierrors.parse_error(answer.status, body)
         return body
+
+
+async def _whole(content: aiohttp.StreamReader) -> bytes:
+    """Read a document to its end: one `read` returns what has come so far, which may be half of it."""
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > DOCUMENT_MAX_BYTES:
+            raise ValueError(f"the document must have at most {DOCUMENT_MAX_BYTES} bytes")
+    return bytes(body)
 
 
 def parse_jwks(document: bytes | str) -> Mapping[str, jwt.PyJWK]:
@@ -90,7 +100,7 @@ def _parse_key(row: Mapping[str, object]) -> jwt.PyJWK | None:
         return None
     try:
         key = jwt.PyJWK(dict(row))
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, ValueError, TypeError):  # no key: the others are good all the same
         return None
     return key if key.algorithm_name in ALGORITHMS else None
 

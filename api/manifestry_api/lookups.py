@@ -1,13 +1,10 @@
 """Tenant-scoped reads and writes: every key begins with the caller's namespace, never with client input."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from manifestry.adapters import cluster, watches
-from manifestry.core import errors, names, requests, selectors
-from manifestry_api import deps, refusals, representations, schemas
+from manifestry.core import errors, names, requests
+from manifestry_api import deps, refusals, representations
 
 Object = dict[str, Any]
 WEBHOOK_FAILURE = "failed calling webhook"  # k8s.io/apiserver webhook errors: ErrCallingWebhook
@@ -62,50 +59,6 @@ async def _live(ports: deps.Ports, namespace: str | None, cache: watches.Reflect
         raise absent(cache.resource, name) from None
     cache.observe(found)
     return found
-
-
-def of_tenant(cache: watches.Reflector, caller: deps.Caller) -> Iterator[Object]:
-    """Yield the tenant's objects that are not being deleted; read them before you await."""
-    found = cache.in_namespace(caller.namespace).values()
-    return (body for body in found if not representations.is_deleting(body))
-
-
-@dataclass(frozen=True)
-class Filter:
-    """What every list of objects can be asked for; None asks for nothing."""
-
-    project: str | None = None
-    name: str | None = None
-    selector: selectors.Selector = ()
-    created_after: datetime | None = None
-
-    @classmethod
-    def parse(cls, query: schemas.ListQuery) -> "Filter":
-        """Return the filter of a query.
-
-        Raises:
-            Problem: bad-request, a label selector that cannot be read.
-        """
-        return cls(
-            query.project, query.name, selectors.parse(query.label_selector or ""), query.created_after
-        )
-
-    def holds(self, body: Object) -> bool:
-        """Tell whether an object is asked for."""
-        metadata = body["metadata"]
-        return (
-            (self.name is None or metadata["name"] == self.name)
-            and (self.project is None or (body.get("spec") or {}).get("project") == self.project)
-            and selectors.matches(self.selector, metadata.get("labels"))
-            and (self.created_after is None or _is_after(metadata, self.created_after))
-        )
-
-
-def _is_after(metadata: Object, moment: datetime) -> bool:
-    try:
-        return datetime.fromisoformat(str(metadata.get("creationTimestamp"))) > moment
-    except (ValueError, TypeError):  # no time, or one without a zone: nothing the API server writes
-        return False
 
 
 async def create(

@@ -1,36 +1,20 @@
 """What FastAPI cannot know for the OpenAPI document: credentials, required headers, refusals, roles."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from manifestry.core import access, headers
-from manifestry_api import deps, problems
+from manifestry.core import access, errors, headers
+from manifestry_api import apidocs, deps, problems
 
 DESCRIPTION = """Artifacts and jobs over HTTP. The same objects are custom resources of group
 `manifestry.dev`: both doors have the same rules, because writes go through the Kubernetes API in the
 caller's name."""
-_SUMMARIES: Mapping[str, str] = {
-    headers.ACTOR: "Who acts; must be the credential's subject.",
-    headers.TENANT: "For which tenant; the caller must hold a role in it.",
-    headers.REASON: "Why; kept in the audit log and with what is created.",
-    headers.ROLES: "In which of the granted roles, comma-separated: viewer, publisher, operator, admin.",
-}
-_REFUSALS: Mapping[int, str] = {
-    400: "The request cannot be understood",
-    401: "No valid credential, or a required header is missing",
-    403: "The caller may not do this",
-    404: "No such object in this tenant",
-    413: "The body is too large",
-    422: "The request does not fit its schema",
-    429: "The tenant's quota is used up",
-    500: "An unexpected error",
-    503: "A dependency does not answer, or there is too much contention",
-}
 SECURITY_SCHEME = "bearer"
+FASTAPI_SCHEMAS = ("HTTPValidationError", "ValidationError")  # of its own 422, which is nowhere answered
 
 
 def guarded_actions(app: FastAPI) -> dict[tuple[str, str], access.Action]:
@@ -71,39 +55,70 @@ def complete(app: FastAPI) -> dict[str, Any]:
         openapi_version="3.1.0",
     )
     components = document.setdefault("components", {})
-    components.setdefault("schemas", {})["Problem"] = dict(problems.schema())
+    schemas = components.setdefault("schemas", {})
+    schemas["Problem"] = dict(problems.schema())
+    for name in FASTAPI_SCHEMAS:
+        schemas.pop(name, None)
     components["securitySchemes"] = {
         SECURITY_SCHEME: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     }
-    components["parameters"] = {name: _parameter(name) for name in headers.REQUIRED}
-    components["responses"] = {"Problem": _problem_response("A refusal, as RFC 9457 has it")}
-    for (method, path), action in guarded_actions(app).items():
-        operation = document["paths"].get(path, {}).get(method.lower())
-        if operation is not None:
-            _guard(operation, action)
+    components["headers"] = apidocs.components()
+    components["parameters"] = {
+        **{name: _required(name) for name in headers.REQUIRED},
+        "traceparent": dict(apidocs.TRACEPARENT),
+    }
+    actions = guarded_actions(app)
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            action = actions.get((method.upper(), path))
+            if operation["responses"].pop("422", None):
+                operation["responses"]["422"] = _refusal(*apidocs.REFUSALS[422])
+            if action is not None:
+                _guard(operation, method.upper(), path, action)
+            _describe(operation, path)
     return document
 
 
-def _guard(operation: dict[str, Any], action: access.Action) -> None:
+def operation_id(route: APIRoute) -> str:
+    """Return a name for client generators, such as `createArtifact`; HEAD shares its function with GET."""
+    stem = route.name.replace("get_", "head_", 1) if "HEAD" in (route.methods or ()) else route.name
+    first, *rest = stem.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _guard(operation: dict[str, Any], method: str, path: str, action: access.Action) -> None:
     operation["security"] = [{SECURITY_SCHEME: []}]
     parameters = operation.setdefault("parameters", [])
+    has_query = any(parameter.get("in") == "query" for parameter in parameters)
     parameters += [{"$ref": f"#/components/parameters/{name}"} for name in headers.REQUIRED]
     operation["x-manifestry-action"] = action.value
     operation["x-manifestry-roles"] = [role for role in access.Role if role in access.TABLE[action]]
     responses = operation.setdefault("responses", {})
-    for status, text in _REFUSALS.items():
-        key = str(status)
-        if key not in responses or status == 422:
-            responses[key] = _problem_response(text)
+    for status in apidocs.refusals(method, path, action, has_query=has_query):
+        responses.setdefault(str(status), _refusal(*apidocs.REFUSALS[status]))
 
 
-def _parameter(name: str) -> dict[str, Any]:
+def _describe(operation: dict[str, Any], path: str) -> None:
+    """Add to an operation what all of them have: the trace, the stamps, and words for its placeholders."""
+    parameters = operation.setdefault("parameters", [])
+    parameters.append({"$ref": "#/components/parameters/traceparent"})
+    for parameter in parameters:
+        if parameter.get("in") == "path":
+            parameter.update(apidocs.place(path, parameter["name"]))
+    for status, response in operation["responses"].items():
+        known = apidocs.headers_of(int(status)) if "security" in operation else apidocs.stamps()
+        response["headers"] = {**known, **response.get("headers", {})}
+
+
+def _required(name: str) -> dict[str, Any]:
+    text, example = apidocs.REQUIRED[name]
     schema = {"type": "string", "minLength": 1, "maxLength": headers.LIMITS[name]}
     return {
-        "name": name, "in": "header", "required": True, "description": _SUMMARIES[name], "schema": schema,
+        "name": name, "in": "header", "required": True, "description": text, "schema": schema,
+        "example": example,
     }  # fmt: skip
 
 
-def _problem_response(text: str) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {"description": text, "content": {problems.MEDIA_TYPE: {"schema": schema}}}
+def _refusal(text: str, kind: errors.ErrorKind) -> dict[str, Any]:
+    content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": apidocs.example(kind)}
+    return {"description": text, "content": {problems.MEDIA_TYPE: content}}

@@ -17,7 +17,7 @@ class Payload:
     Args:
         request: whose body.
         hold: the charge that grows with it.
-        charged: how many bytes are stored already, and charged.
+        charged: how many bytes of the upload are stored already, and charged.
         digest: what the body must hash to; None if nobody has said, then it is not hashed.
     """
 

@@ -78,7 +78,7 @@ def _headers(problem: errors.Problem) -> dict[str, str]:
     headers = {"Cache-Control": "no-store", **problem.headers}
     if problem.kind.status == 401:
         headers.setdefault("WWW-Authenticate", 'Bearer realm="manifestry"')
-    if problem.kind.status == 503:
+    if problem.kind.status in {429, 503}:
         headers.setdefault("Retry-After", RETRY_AFTER_SECONDS)
     return headers
 

@@ -1,8 +1,9 @@
-"""The HTTP connection as uvicorn has it, with two bounds that it lacks: size and time of a request's head.
+"""The HTTP connection as uvicorn has it, with the bounds that it lacks, and one way for every refusal.
 
-Without them one client can send header bytes for ever, slowly or quickly, before any middleware is asked.
-Files leave from here, too (`zerocopy`), and client certificates will be read here: uvicorn shows both the
-socket and the certificate to a protocol only.
+Bounded are: size and time of a request's head, a body that nobody reads any more, an answer that the client
+does not take, an idle connection. Without them one client can hold a connection for ever, before any
+middleware is asked. Files leave from here, too (`zerocopy`), and client certificates will be read here:
+uvicorn shows both the socket and the certificate to a protocol only.
 
 References: uvicorn 0.54 protocols/http/httptools_impl.py; kopf-and-clients.md section 5.
 """
@@ -10,40 +11,62 @@ References: uvicorn 0.54 protocols/http/httptools_impl.py; kopf-and-clients.md s
 import asyncio
 from typing import Any
 
+import httptools
+from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from manifestry_api import zerocopy
+from manifestry.core import errors
+from manifestry_api import heads, stalls, zerocopy
 
-HEAD_MAX_BYTES = 64 << 10  # a token has at most 16 KiB; nginx allows 32 KiB
 HEAD_SECONDS = 10.0
+UNREAD_SECONDS = 30.0  # how long a client may go on with a body after its answer; nginx lingers as long
 PIECE_BYTES = 256 << 10  # asyncio's own
 # An upload is read in larger pieces: each costs 100 us on its way to the store, beside its bytes.
 UPLOAD_PIECE_BYTES = 1 << 20
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection whose request head is too large or does not come to an end."""
+    """Refuses a request whose head is too large or no HTTP, and closes a connection that gets nowhere."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
         self._is_in_head = True
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._is_in_body = False
+        self._is_refused = False
+        self._problem: errors.Problem | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._files: zerocopy.Connection | None = None
+        self._watch: stalls.Watch | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request's head from now on."""
         super().connection_made(transport)
         self._files = zerocopy.Connection(transport, self.loop)
-        self._arm()
+        self._watch = stalls.Watch(transport, self.loop)
+        self._arm(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer, and end a transfer that nobody receives."""
+        """Forget the timers, and end a transfer that nobody receives."""
         self._disarm()
         super().connection_lost(exc)
+        if self._watch is not None:
+            self._watch.stop()
         if self._files is not None:
             self._files.lose()
+
+    def pause_writing(self) -> None:
+        """Expect the client to take something of what waits for it."""
+        super().pause_writing()
+        if self._watch is not None:
+            self._watch.start()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has taken enough."""
+        super().resume_writing()
+        if self._watch is not None:
+            self._watch.stop()
 
     def on_message_begin(self) -> None:
         """Expect a head."""
@@ -51,13 +74,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_head = True
 
     def on_headers_complete(self) -> None:
-        """Take the head as complete, then let the request begin."""
-        self._is_in_head = False
+        """Take the head as complete, then let the request begin, or its refusal."""
         self._disarm()
+        version = self.parser.get_http_version()
+        if found := self._problem or heads.problem(version, self.url, self.headers):
+            self.scope[heads.SCOPE_KEY] = found  # type: ignore[typeddict-unknown-key]
+            self.url = self.url[: heads.URL_MAX_BYTES]  # of longer ones uvicorn cannot find the path
         super().on_headers_complete()
+        self._is_in_head, self._is_in_body = False, True
         if self._files is not None:
             self._files.offer(self.cycle, self.flow)
-        self._read_in_pieces_of(UPLOAD_PIECE_BYTES if self._is_upload() else PIECE_BYTES)
+        length = self._body_length()
+        if length:
+            self.cycle.receive = self._receiver(self.cycle)  # type: ignore[method-assign]
+        self._read_in_pieces_of(UPLOAD_PIECE_BYTES if length > PIECE_BYTES else PIECE_BYTES)
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body, the first one as it is: uvicorn copies each byte twice on its way."""
@@ -72,40 +102,102 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
         cycle.message_event.set()
 
+    def on_message_complete(self) -> None:
+        """Take the body as complete."""
+        self._is_in_body = False
+        super().on_message_complete()
+        if self.cycle.response_complete:  # long ago: nobody has read the body
+            self._disarm()
+
+    def on_response_complete(self) -> None:
+        """Give a client some time for the rest of a body that was refused, and for taking the answer."""
+        super().on_response_complete()
+        if self._watch is not None and self.transport.get_write_buffer_size():
+            self._watch.start()
+        if self._is_in_body and self.cycle.response_complete:
+            self._arm(UNREAD_SECONDS)
+
     def data_received(self, data: bytes) -> None:
         """Parse the bytes, and count those of a head that has not ended with them."""
+        if self._is_refused:
+            return  # whatever follows what could not be read cannot be read either
         super().data_received(data)
-        if self.transport.is_closing() or not self._is_in_head:
-            self._head_bytes = 0
+        if self.transport.is_closing() or self._is_refused:
             return
-        self._arm()  # no sooner: most heads come in one piece, and never need a timer
+        if not self._is_in_head:
+            self._head_bytes = 0
+            self._keep_alive()
+            return
+        self._arm(HEAD_SECONDS)  # no sooner: most heads come in one piece, and never need a timer
         self._head_bytes += len(data)
-        if self._head_bytes > HEAD_MAX_BYTES:
-            self.send_400_response("The request's head is too large.")
+        if self._head_bytes > heads.HEAD_MAX_BYTES:
+            self._refuse(heads.too_large())
 
-    def _is_upload(self) -> bool:
-        """Tell whether a body follows that takes several reads."""
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser cannot read."""
+        if self._is_refused:
+            super().send_400_response(msg)
+        else:
+            self._refuse(heads.malformed())
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: a client may ask for another protocol, and gets this one (RFC 9110 section 7.8)."""
+
+    def _refuse(self, problem: errors.Problem) -> None:
+        """Bring a refusal to the application, after what it is still answering; then close."""
+        self._disarm()
+        self._is_refused, self._problem = True, problem
+        if self._is_in_body:
+            self.cycle.keep_alive = False
+            self.cycle.message_event.set()
+            if self.cycle.response_complete:
+                self.transport.close()
+            return
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(heads.STAND_IN)
+
+    def _receiver(self, cycle: Any) -> Any:
+        plain = cycle.receive
+
+        async def receive() -> Any:
+            message = await plain()
+            if message.get("more_body") and self._is_refused and self.cycle is cycle:
+                raise HTTPException(400, "the body must be framed as HTTP/1.1 has it")
+            return message
+
+        return receive
+
+    def _body_length(self) -> int:
+        """Return how long a body may be that follows; one of unknown length is a long one."""
         for name, value in self.headers:
             if name == b"content-length":
-                return len(value) > len(str(PIECE_BYTES))
+                return int(value) if value.isdigit() else 0
             if name == b"transfer-encoding":
-                return True
-        return False
+                return PIECE_BYTES + 1
+        return 0
 
     def _read_in_pieces_of(self, count_bytes: int) -> None:
         if isinstance(getattr(self.transport, "max_size", None), int):
             self.transport.max_size = count_bytes  # type: ignore[attr-defined]
 
-    def _arm(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+    def _keep_alive(self) -> None:
+        """Let an idle connection end: uvicorn forgets its timer when bytes come that begin no request."""
+        is_idle = not self._is_in_body and self.cycle.response_complete
+        if is_idle and self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _arm(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(seconds, self._give_up)
 
     def _disarm(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _give_up(self) -> None:
-        self._head_timer = None
+        self._timer = None
         if not self.transport.is_closing():
             self.transport.close()

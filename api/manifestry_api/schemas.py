@@ -1,11 +1,12 @@
 """What clients may send: bodies and query parameters, everything bounded, nothing unknown accepted."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 from manifestry.core import pages, requests
 from manifestry_api.fields import (
@@ -204,22 +205,28 @@ class PageQuery(_Query):
 
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_TIME_MESSAGE = "must be an RFC 3339 time such as 2026-05-04T03:02:01Z ('+' is %2B in a query)"
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:  # a zone can push the first and the last day out of the calendar
+        raise PydanticCustomError("must", "{text}", {"text": _TIME_MESSAGE}) from None
+
+
 Time = Annotated[
     AwareDatetime,
-    BeforeValidator(
-        must(
-            lambda value: _RFC_3339.fullmatch(value) is not None,
-            "must be an RFC 3339 time such as 2026-05-04T03:02:01Z ('+' is %2B in a query)",
-        ).func
-    ),
+    BeforeValidator(must(lambda value: _RFC_3339.fullmatch(value) is not None, _TIME_MESSAGE).func),
+    AfterValidator(_in_utc),
 ]
 
 
 class ListQuery(PageQuery):
     """Filters of every list of objects; all given ones must match."""
 
-    project: str | None = Field(None, max_length=63)
-    name: str | None = Field(None, max_length=63)
+    project: str | None = Field(None, max_length=63, description="Exactly this project.")
+    name: str | None = Field(None, max_length=63, description="The object of this id.")
     label_selector: str | None = Field(
         None, max_length=1024, description="As in Kubernetes: `a=b,c!=d,e in (f,g),h notin (i),j,!k`."
     )
@@ -229,16 +236,16 @@ class ListQuery(PageQuery):
 class ArtifactQuery(ListQuery):
     """Filters of `GET /artifacts`; all given ones must match."""
 
-    media_type: str | None = Field(None, max_length=255)
+    media_type: str | None = Field(None, max_length=255, description="Exactly this media type.")
     digest: str | None = Field(None, max_length=71, description="Of the payload, or of one of its files.")
-    status: ArtifactStatus | None = None
+    status: ArtifactStatus | None = Field(None, description="The word that the answers show.")
 
 
 class JobQuery(ListQuery):
     """Filters of `GET /jobs`; all given ones must match."""
 
-    job_type: str | None = Field(None, max_length=63)
-    status: JobStatus | None = None
+    job_type: str | None = Field(None, max_length=63, description="Exactly this job type.")
+    status: JobStatus | None = Field(None, description="The word that the answers show.")
 
 
 class SubmitQuery(_Query):
@@ -254,7 +261,7 @@ class LogQuery(_Query):
     tail_lines: int | None = Field(
         None, ge=0, le=1_000_000, description="Begin so many lines before the end."
     )
-    since_time: datetime | None = Field(None, description="RFC 3339; begin there.")
+    since_time: Time | None = Field(None, description="RFC 3339; begin there.")
     container: str | None = Field(None, max_length=63, description="Default: the pod's first container.")
     attempt: int | None = Field(
         None, ge=1, le=10_000, description="The attempt's number; default: the latest."

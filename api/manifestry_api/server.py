@@ -139,6 +139,7 @@ def authenticators(settings: ApiSettings, client: cluster.KubeClient) -> list[id
             audience=settings.jwt_audience,
             leeway_seconds=settings.jwt_leeway_seconds,
             identify=tokens.kubernetes_identity,
+            is_current=tokens.kubernetes_review(client, settings.jwt_audience),
         )
     ]
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from manifestry.adapters import reservations, sessions, store
-from manifestry.core import blobkeys, digests, errors, uploads
+from manifestry.core import artifacts, blobkeys, digests, errors, uploads
 from manifestry_api import bodies, deps, fields, lookups, payloads, representations
 from manifestry_api import uploads as puts
 
@@ -45,9 +45,9 @@ class Found:
         return puts.holder(self.artifact, self.session.file)
 
     @property
-    def others(self) -> int:
-        """Return the bytes of the artifact's other files, which its one charge is for, too."""
-        return puts.other_bytes(self.artifact, self.session.file)
+    def is_repair(self) -> bool:
+        """Tell whether the artifact's payload was stored once and is damaged or missing by now."""
+        return self.recorded is not None and artifacts.is_lost(self.artifact)
 
     @property
     def is_complete(self) -> bool:
@@ -74,10 +74,10 @@ async def create(
     """
     puts.check_state(artifact, file)
     _check_empty(request)
-    holder = puts.holder(artifact, file)
-    if holder["upload"].get("digest") is not None:
+    holder, metadata = puts.holder(artifact, file), artifact["metadata"]
+    recorded = holder["upload"].get("digest")
+    if recorded is not None and not artifacts.is_lost(artifact):
         raise _has_payload()
-    metadata = artifact["metadata"]
     wanted = uploads.Session(
         session_id=str(uuid.uuid4()),
         tenant_uid=caller.tenant_uid,
@@ -86,10 +86,10 @@ async def create(
         artifact_uid=metadata["uid"],
         file=file,
         length_bytes=_length(holder, request, ports.settings.max_upload_bytes),
-        digest=_digest(holder, request, None),
+        digest=_digest(holder, request, recorded),
     )
     limit = ports.settings.max_upload_sessions
-    async with _charged(ports, caller, wanted, puts.other_bytes(artifact, file)) as hold:
+    async with _charged(ports, caller, wanted, is_charged=recorded is not None) as hold:
         try:
             created = await ports.sessions.create(wanted, limit=limit)
         except sessions.SessionLimitError as error:
@@ -131,28 +131,26 @@ async def append(ports: deps.Ports, caller: deps.Caller, found: Found, request: 
     """
     _check_piece(request)
     wanted = _wanted(request)
-    if found.recorded is not None:
+    if found.recorded is not None and not found.is_repair:
         return await _repeated(ports, caller, found, wanted, request)
     puts.check_state(found.artifact, found.session.file)
     limit_bytes = uploads.check_append(found.state, wanted, ports.settings.max_upload_bytes)
-    async with _charged(ports, caller, found.session, found.others) as hold:
+    async with _charged(ports, caller, found.session, is_charged=found.is_repair) as hold:
         hold.keep()
         stated = next(iter(puts.stated_digests(request, ("content-digest",))), None)
-        body = payloads.Payload(request, hold, found.others + wanted.offset, stated)
+        body = payloads.Payload(request, hold, wanted.offset, stated)
         end = await _take(ports, found, body, wanted, limit_bytes)
         if not wanted.is_last:
             return Response(status_code=204, headers=state_headers(ports, found, end))
         _check_end(end, found.session.length_bytes)
-        await hold.grow(found.others + end)
-        stored = await _complete(ports, caller, found, request)
+        stored = await _complete(ports, caller, found, request, hold)
     return await _completed(ports, caller, stored, request, end)
 
 
 async def abort(ports: deps.Ports, caller: deps.Caller, found: Found) -> None:
-    """Remove a session with its bytes, and give back what they were charged unless the artifact has them."""
+    """Remove a session with its bytes, and give back what it was charged."""
     await ports.sessions.abort(found.session)
-    if found.recorded is None:
-        await ports.reservations.release(caller, found.session.artifact_uid, found.others)
+    await ports.reservations.release(caller, found.session.artifact_uid, found.session.session_id)
 
 
 def state_headers(ports: deps.Ports, found: Found, offset: int | None = None) -> dict[str, str]:
@@ -220,12 +218,19 @@ def _limit(ports: deps.Ports, left: timedelta) -> str:
 
 @contextlib.asynccontextmanager
 async def _charged(
-    ports: deps.Ports, caller: deps.Caller, session: uploads.Session, others: int
+    ports: deps.Ports, caller: deps.Caller, session: uploads.Session, *, is_charged: bool
 ) -> AsyncIterator[reservations.Hold]:
-    seconds, length = float(ports.settings.upload_expiry_seconds), session.length_bytes
-    size_bytes = None if length is None else others + length
+    """Charge a session's bytes, unless the artifact was charged for them when it had them first."""
+    if is_charged:
+        yield reservations.Hold()
+        return
     async with ports.reservations.hold(
-        caller, session.artifact_uid, session.artifact_name, size_bytes, lease_seconds=seconds
+        caller,
+        session.artifact_uid,
+        session.artifact_name,
+        session.length_bytes,
+        upload=reservations.Upload(session.file, session.session_id),
+        lease_seconds=float(ports.settings.upload_expiry_seconds),
     ) as hold:
         yield hold
 
@@ -241,7 +246,7 @@ def _check_empty(request: Request) -> None:
 
 def _length(holder: lookups.Object, request: Request, limit_bytes: int) -> int | None:
     stated = uploads.parse_integer("Upload-Length", request.headers.get("upload-length"))
-    expected = holder.get("sizeBytes")
+    expected = holder["upload"].get("sizeBytes", holder.get("sizeBytes"))
     if stated is not None and expected not in {None, stated}:
         raise puts.wrong_size(expected, stated)
     length = stated if stated is not None else expected
@@ -330,11 +335,15 @@ async def _refused(
     return _with_offset(problem, state.offset)
 
 
-async def _complete(ports: deps.Ports, caller: deps.Caller, found: Found, request: Request) -> lookups.Object:
+async def _complete(
+    ports: deps.Ports, caller: deps.Caller, found: Found, request: Request, hold: reservations.Hold
+) -> lookups.Object:
     """Seal, verify, publish and record; what can never succeed is removed, what may is left for a retry."""
     session = found.session
     digest = _digest(found.holder, request, session.digest)
     promise = puts.Promise(digest, found.holder.get("sizeBytes"), ports.settings.max_upload_bytes)
+    if found.is_repair:
+        promise = puts.repairing(promise, found.holder)
     staged = await _sealed(ports, found)
     try:
         puts.verify(staged, promise)
@@ -345,8 +354,9 @@ async def _complete(ports: deps.Ports, caller: deps.Caller, found: Found, reques
     except store.BlobNotFoundError:
         await abort(ports, caller, found)
         raise errors.Problem(errors.CONFLICT, "the upload's bytes are gone; begin a new one") from None
+    await hold.land(blob)
     try:
-        stored = await puts.record(ports, caller, found.artifact, blob, session.file)
+        stored = await puts.record_landed(ports, caller, found.artifact, blob, session.file, hold=hold)
     except errors.Problem as problem:
         if problem.kind is errors.CONFLICT:  # the artifact has other bytes, and these no use
             await ports.sessions.abort(session)

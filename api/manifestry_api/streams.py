@@ -132,8 +132,6 @@ class PayloadResponse(Response):
             Exception: whatever the file or its disk raised; the answer is then incomplete on purpose.
         """
         try:
-            if any(isinstance(piece, ranges.Span) for piece in self._pieces):
-                await send({"type": zerocopy.CORK})
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )

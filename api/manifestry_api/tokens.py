@@ -1,8 +1,9 @@
 """Bearer JWTs, verified against an issuer's keys.
 
-A token is believed until it expires: deleting the service account or pod that it is bound to does not end it
-here (that would take a TokenReview for each request). Revocation is by short lifetimes (kubectl's default is
-one hour) and, at once, by removing the RoleBinding, because a token carries no roles.
+A verified token is believed for a minute. Then a Kubernetes token is shown to the API server again: one whose
+service account, pod or Secret is gone ends within that minute, however long its `exp`. While the API server
+does not answer, nothing can be deleted there either: then the signature decides. At once acts the removal of
+a RoleBinding, because a token carries no roles.
 
 References: RFC 8725 (JWT best current practices); RFC 9068.
 """
@@ -10,14 +11,14 @@ References: RFC 8725 (JWT best current practices); RFC 9068.
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import jwt
 from starlette.requests import HTTPConnection
 
 from manifestry.adapters import cluster
-from manifestry.core import errors, identities
+from manifestry.core import errors, identities, names
 from manifestry_api import identity, keysets
 
 CACHE_MAX_SECONDS = 60.0
@@ -26,12 +27,38 @@ REFUSED_HEADERS = frozenset({"jwk", "jku", "x5u", "x5c", "crit"})  # keys come f
 REQUIRED_CLAIMS = ["exp", "iss", "aud", "sub"]
 
 Identify = Callable[[Mapping[str, Any]], identities.Identity]
+IsCurrent = Callable[[str], Awaitable[bool]]
 
 
 def kubernetes_identity(claims: Mapping[str, Any]) -> identities.Identity:
     """Return who a service account token is of: its subject and the groups that Kubernetes gives it."""
     subject = str(claims["sub"])
     return identities.Identity(subject, identities.kubernetes_groups(subject), "kubernetes")
+
+
+def kubernetes_review(client: cluster.KubeClient, audience: str) -> IsCurrent:
+    """Return the question whether the API server still accepts a token for `audience`.
+
+    References: https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-review-v1/
+    """
+
+    async def is_current(token: str) -> bool:
+        spec = {"token": token, "audiences": [audience]}
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec}
+        try:
+            answer = await client.post_review(names.TOKEN_REVIEWS, body)
+        except cluster.UnavailableError:
+            return True
+        except cluster.ApiError as error:
+            raise errors.Problem(errors.DEPENDENCY_UNAVAILABLE, "tokens cannot be reviewed") from error
+        status = answer.get("status") or {}
+        return bool(status.get("authenticated")) and audience in (status.get("audiences") or ())
+
+    return is_current
+
+
+async def _always(_token: str) -> bool:
+    return True
 
 
 class TokenCache:
@@ -63,12 +90,19 @@ class JwtAuthenticator:
     """Verifies the tokens of one issuer; a token of another issuer is left to the next authenticator."""
 
     def __init__(
-        self, keys: keysets.KeySet, *, audience: str, leeway_seconds: float, identify: Identify
+        self,
+        keys: keysets.KeySet,
+        *,
+        audience: str,
+        leeway_seconds: float,
+        identify: Identify,
+        is_current: IsCurrent = _always,
     ) -> None:
         self._keys = keys
         self._audience = audience
         self._leeway_seconds = leeway_seconds
         self._identify = identify
+        self._is_current = is_current
         self._cache = TokenCache()
 
     async def authenticate(self, connection: HTTPConnection) -> identities.Identity | None:
@@ -90,6 +124,8 @@ class JwtAuthenticator:
             return None
         claims = self._decode(token, await self._key(header), issuer)
         who = self._identify(claims)
+        if not await self._is_current(token):
+            raise identity.unauthenticated("the token must not be revoked")
         self._cache.put(token, who, float(claims["exp"]))
         return who
 

@@ -6,13 +6,13 @@ between leaves bytes that nobody refers to, which garbage collection removes; ne
 
 import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from manifestry.adapters import cluster, reservations, store
-from manifestry.core import artifacts, digests, errors, filelists, requests
+from manifestry.core import artifacts, digests, errors, etags, filelists, requests
 from manifestry_api import answers, bodies, deps, fields, lookups, representations, waiting
 
 RECORD_ATTEMPTS = 5
@@ -54,19 +54,21 @@ async def receive(
     """
     check_state(artifact, file)
     check_headers(artifact, request, file)
+    check_preconditions(artifact, request, file)
     promise = _promise(holder(artifact, file), request, ports.settings.max_upload_bytes)
     chunks = _chunks(request)
     recorded = holder(artifact, file)["upload"].get("digest")
     if recorded is not None and artifacts.is_lost(artifact):
-        return await _repair(ports, caller, artifact, chunks, replace(promise, digest=recorded))
+        return await _repair(ports, caller, artifact, chunks, repairing(promise, holder(artifact, file)))
     if recorded is not None:
         return _same(artifact, recorded, await _hash(chunks))
     metadata, length = artifact["metadata"], bodies.declared_length(request)
-    size_bytes, others = promise.size_bytes if length is None else length, other_bytes(artifact, file)
-    wanted = None if size_bytes is None else others + size_bytes
-    async with ports.reservations.hold(caller, metadata["uid"], metadata["name"], wanted) as hold:
-        staged = await _stage(ports, _charged(chunks, hold, others), promise)
-        return await _publish(ports, caller, _Place(artifact, file, others), staged, hold)
+    wanted = promise.size_bytes if length is None else length
+    async with ports.reservations.hold(
+        caller, metadata["uid"], metadata["name"], wanted, upload=reservations.Upload(file)
+    ) as hold:
+        staged = await _stage(ports, _charged(chunks, hold), promise)
+        return await _publish(ports, caller, _Place(artifact, file), staged, hold)
 
 
 async def answer(
@@ -98,13 +100,6 @@ def holder(artifact: lookups.Object, file: str = "") -> lookups.Object:
     if found is None:
         raise errors.Problem(errors.NOT_FOUND, "the artifact has no file of this name")
     return dict(found)
-
-
-def other_bytes(artifact: lookups.Object, file: str) -> int:
-    """Return the bytes that the artifact's other files have so far: its one charge is for all of them."""
-    others = [each for each in filelists.merged(artifact["spec"]) if each["name"] != file]
-    inline = sum(len(requests.inline_bytes(each["inline"])) for each in others if "inline" in each)
-    return inline + sum(int((each.get("upload") or {}).get("sizeBytes", 0)) for each in others)
 
 
 def check_state(artifact: lookups.Object, file: str = "") -> None:
@@ -139,6 +134,21 @@ def check_headers(artifact: lookups.Object, request: Request, file: str = "") ->
         raise errors.Problem(
             errors.BAD_REQUEST, "header `Content-Range` must not be set: a PUT is the whole payload"
         )
+
+
+def check_preconditions(artifact: lookups.Object, request: Request, file: str = "") -> None:
+    """Refuse bytes that the request's conditions do not want; the payload's tag is its digest.
+
+    Raises:
+        Problem: precondition-failed.
+
+    References: RFC 9110 section 13.1: a method whose condition is false must not be performed.
+    """
+    recorded = holder(artifact, file)["upload"].get("digest")
+    if recorded is not None:
+        answers.check_preconditions(request, etags.strong(recorded))
+    elif "if-match" in request.headers:  # `*`, too, asks for a payload that is there
+        raise errors.Problem(errors.PRECONDITION_FAILED, "the artifact has no payload yet")
 
 
 def _promise(spec: lookups.Object, request: Request, limit_bytes: int) -> Promise:
@@ -180,9 +190,8 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
         raise errors.Problem(errors.BAD_REQUEST, "the client left before the last byte") from None
 
 
-async def _charged(
-    chunks: AsyncIterator[bytes], hold: reservations.Hold, total_bytes: int
-) -> AsyncIterator[bytes]:
+async def _charged(chunks: AsyncIterator[bytes], hold: reservations.Hold) -> AsyncIterator[bytes]:
+    total_bytes = 0
     async for chunk in chunks:
         total_bytes += len(chunk)
         await hold.grow(total_bytes)
@@ -226,6 +235,23 @@ def verify(staged: store.Staged, promise: Promise) -> None:
         raise mismatch(f"the payload's digest must be {promise.digest}, it is {staged.digest}")
 
 
+def repairing(promise: Promise, found: lookups.Object) -> Promise:
+    """Return the promise for bytes that were stored once: they must be the same.
+
+    Args:
+        promise: by the spec and the request.
+        found: the spec or the file, whose upload is recorded.
+
+    Raises:
+        Problem: digest-mismatch, when the request promises others.
+    """
+    digest, size_bytes = found["upload"]["digest"], found["upload"].get("sizeBytes", promise.size_bytes)
+    if promise.digest is not None and not digests.equal(promise.digest, digest):
+        raise mismatch(f"the payload's digest must be {digest} as it was stored, it is {promise.digest}")
+    limit_bytes = promise.limit_bytes if size_bytes is None else min(promise.limit_bytes, size_bytes)
+    return Promise(digest, size_bytes, limit_bytes)
+
+
 async def _repair(
     ports: deps.Ports,
     caller: deps.Caller,
@@ -245,11 +271,10 @@ async def _repair(
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an upload goes; `others` are the bytes of the artifact's other files."""
+    """Where an upload goes."""
 
     artifact: lookups.Object
     file: str
-    others: int
 
 
 async def _publish(
@@ -257,12 +282,33 @@ async def _publish(
 ) -> lookups.Object:
     try:
         blob = await ports.store.publish(caller.tenant_uid, staged)
-        await hold.grow(place.others + staged.size_bytes)
+        await hold.land(blob)
     except BaseException:
         await ports.store.discard(staged)
         raise
-    hold.keep()  # whether the record arrives or not: only the operator can tell
-    return await record(ports, caller, place.artifact, blob, place.file)
+    return await record_landed(ports, caller, place.artifact, blob, place.file, hold=hold)
+
+
+async def record_landed(
+    ports: deps.Ports,
+    caller: deps.Caller,
+    artifact: lookups.Object,
+    blob: store.Blob,
+    file: str = "",
+    *,
+    hold: reservations.Hold,
+) -> lookups.Object:
+    """Write the intent; the charge stays when nobody but the operator can tell whether it arrived.
+
+    Raises:
+        Problem: as `record`.
+    """
+    try:
+        return await record(ports, caller, artifact, blob, file)
+    except errors.Problem as problem:
+        if problem.kind in {errors.CONFLICT, errors.NOT_FOUND}:  # it will never be the artifact's
+            await hold.withdraw()
+        raise
 
 
 async def record(

@@ -269,3 +269,64 @@ class QueuePage(View):
     job_type: str
     items: list[QueuePosition]
     token: str | None = Field(None, alias="continue")
+
+
+class LivenessView(View):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class CheckView(View):
+    """One check of readiness."""
+
+    name: str
+    ok: bool
+    age_seconds: float | None = Field(description="Since it was last looked at; null before the first look.")
+    reason: str = Field(description="Why it fails; empty when it does not.")
+
+
+class ReadinessView(View):
+    """Every check; `failed` when one fails that was not excluded."""
+
+    status: Literal["ok", "failed"]
+    checks: list[CheckView]
+
+
+class SlowCallView(View):
+    """One of the slowest recent calls."""
+
+    dependency: str
+    operation: str
+    status: int
+    seconds: float
+    age_seconds: float
+
+
+class CallsView(View):
+    """Calls to one dependency."""
+
+    count: Count
+    slow: Count
+
+
+class SlowCallsView(View):
+    """What took longer than the threshold."""
+
+    threshold_seconds: float
+    calls: dict[str, CallsView]
+    slowest: list[SlowCallView]
+
+
+Word = Literal["ok", "degraded"]
+
+
+class HealthView(View):
+    """How well the process serves."""
+
+    status: Word
+    database: Word = Field(description="The Kubernetes API.")
+    queue: Word = Field(description="The operator, which runs the jobs.")
+    object_store: Word
+    checks: list[CheckView]
+    slow_calls: SlowCallsView

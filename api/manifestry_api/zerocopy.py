@@ -9,18 +9,15 @@ An application sees `EXTENSION` in `scope["extensions"]` when it may send such m
 
     {"type": EXTENSION, "file": <has fileno()>, "offset": int, "count": int}
 
-and gets a `GoneError` when the client has left. With `{"type": CORK}` before the answer's head, head and
-first bytes leave together: alone, the head costs a packet and a wake-up of the client, a fifth of a short
-download.
+and gets a `GoneError` when the client has left. The head goes out before, on its own: held back until the
+first bytes (TCP_CORK), it makes a MiB 9 % dearer, measured over loopback.
 
 References: https://asgi.readthedocs.io/en/latest/extensions.html "Zero Copy Send".
 """
 
 import asyncio
-import contextlib
 import fcntl
 import os
-import socket
 import ssl
 import sys
 import termios
@@ -28,7 +25,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, Protocol
 
 EXTENSION: Final = "http.response.zerocopysend"
-CORK: Final = "http.response.cork"
 # One system call: from the page cache 4 MiB take 0.9 ms, in which nobody else is served. It is twice nginx's
 # piece, because a wake-up costs more here.
 STEP_BYTES: Final = 4 << 20
@@ -93,15 +89,8 @@ class Connection:
         finally:
             self._transport.set_write_buffer_limits()
 
-    def cork(self, *, on: bool) -> None:
-        """Hold back what does not fill a packet, for 200 ms at most, or let it go; tcp(7)."""
-        if self._transport.is_closing():
-            return
-        with contextlib.suppress(OSError):  # the peer has left; whoever sends will hear of it
-            self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, int(on))
-
     async def send(self, file: int, offset: int, count: int) -> None:
-        """Send `count` bytes, and what was held back before.
+        """Send `count` bytes.
 
         Raises:
             GoneError: the client has left, or takes nothing.
@@ -111,7 +100,6 @@ class Connection:
         try:
             self._transfer = Transfer(self._loop, target, file, offset, count)
             await self._transfer.run()
-            self.cork(on=False)
         except (ConnectionError, TimeoutError) as error:
             self._transport.abort()
             await asyncio.sleep(0)  # the server takes note of the loss before we are through
@@ -225,9 +213,6 @@ def _sender(connection: Connection, cycle: Any, flow: Flow) -> Send:
     plain: Send = cycle.send
 
     async def send(message: Message) -> None:
-        if message["type"] == CORK:
-            connection.cork(on=True)
-            return
         if message["type"] != EXTENSION:
             await plain(message)
             return

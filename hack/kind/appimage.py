@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import builders
 import engine as engines
 import host
-import nodeimage
 import prerequisites
 import progress
 import rootfs
 import shell
+from builders import Builder
 from cluster import LOAD_SECONDS, Cluster
 from engine import Engine
 from layout import Layout
@@ -24,8 +26,6 @@ from versions import Versions
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DEFAULT_TAG = "localhost/manifestry:dev"
 BUILD_SECONDS = 1800.0
-IMPORT_SECONDS = 300.0
-OTHER_BUILDERS = ("podman", "buildah")
 # Values may carry a password, so they travel by environment, never on a command line or into a log.
 PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT")
 
@@ -37,8 +37,8 @@ class Plan:
     Args:
         builder: docker, podman or buildah.
         arguments: build arguments, name to value; no secrets.
-        inherited: names of build arguments whose values come from the environment.
-        own_network: build on the machine's network, for an engine without a default bridge.
+        inherited: build arguments whose values travel by environment.
+        machine_network: run the steps on the machine's network.
     """
 
     builder: str
@@ -46,14 +46,14 @@ class Plan:
     dockerfile: Path
     context: Path
     arguments: Mapping[str, str] = field(default_factory=dict)
-    inherited: tuple[str, ...] = ()
-    own_network: bool = False
+    inherited: Mapping[str, str] = field(default_factory=dict)
+    machine_network: bool = False
 
 
 def command(plan: Plan) -> list[str]:
     """Return the command line of the build."""
     args = [plan.builder, "build", "--tag", plan.tag, "--file", str(plan.dockerfile)]
-    if plan.own_network:
+    if plan.machine_network:
         args += ["--network", "host"]
     for name, value in plan.arguments.items():
         args += ["--build-arg", f"{name}={value}"]
@@ -90,40 +90,48 @@ def _local_tag(pins: Versions) -> str:
     return f"localhost/manifestry-base:{rootfs.python(pins.debian_suite).key}"
 
 
-def _local_base(engine: Engine, layout: Layout, pins: Versions) -> str:
-    tag = _local_tag(pins)
+def _local_base(builder: Builder, layout: Layout, pins: Versions) -> str:
     prerequisites.ensure(prerequisites.BASE_IMAGE, layout)
     archive = rootfs.ensure(rootfs.python(pins.debian_suite), layout)
-    changes = ["--change", f"ENV PATH={nodeimage.SEARCH_PATH} LANG=C.UTF-8", "--change", 'CMD ["python3"]']
-    args = ["docker", "import", *changes, str(archive), tag]
-    with progress.step(f"import {tag}"):
-        shell.run(shell.Job(args, layout.log("build-image"), IMPORT_SECONDS, env=engine.env))
-    return tag
+    builder.import_root(archive, _local_tag(pins), layout)
+    return _local_tag(pins)
 
 
-def _base(public: str, engine: Engine, layout: Layout, pins: Versions) -> str:
+def _base(public: str, builder: Builder, layout: Layout, pins: Versions) -> str:
     for image in (public, _local_tag(pins)):
-        if engine.ask("image", "inspect", image).ok:
+        if builder.has(image):
             return image
     # Only root can make the local one; for others the build itself tells what cannot be pulled.
-    if not host.is_root() or nodeimage.can_pull(public, engine, layout):
+    if not host.is_root() or builder.can_pull(public, layout):
         return public
-    return _local_base(engine, layout, pins)
+    return _local_base(builder, layout, pins)
 
 
-def _builder(layout: Layout) -> tuple[str, Engine | None]:
-    if found := engines.find(layout):
-        return "docker", found
-    for name in OTHER_BUILDERS:
-        if shutil.which(name):
-            return name, None
-    return "docker", engines.ensure(layout)
-
-
-def _docker_environment(engine: Engine) -> dict[str, str]:
+def _docker(engine: Engine) -> Builder:
     # Debian's docker.io has no buildx, and docker then wants to be told.
     buildx = engine.ask("buildx", "version").ok and not engine.own
-    return {**engine.env, **({} if buildx else {"DOCKER_BUILDKIT": "0"})}
+    return Builder("docker", {**engine.env, **({} if buildx else {"DOCKER_BUILDKIT": "0"})}, engine)
+
+
+def _others() -> Iterator[Builder]:
+    return (Builder(name) for name in builders.OTHERS if shutil.which(name))
+
+
+def _builder(layout: Layout) -> Builder:
+    if found := engines.find(layout):
+        return _docker(found)
+    return next(_others(), None) or _docker(engines.ensure(layout))
+
+
+def _plan(tag: str, builder: Builder, layout: Layout, pins: Versions) -> Plan:
+    dockerfile = REPOSITORY / "Dockerfile"
+    if not dockerfile.exists():
+        raise shell.UserError(f"must have a Dockerfile at {dockerfile}")
+    text = dockerfile.read_text()
+    public = builder.full_name(default_base(text, pins.python_base_image))
+    arguments = {"BASE_IMAGE": _base(public, builder, layout, pins)}
+    settings = pip_settings(os.environ, _index_url(), declared(text))
+    return Plan(builder.name, tag, dockerfile, REPOSITORY, arguments, settings, builder.machine_network)
 
 
 def build(tag: str, layout: Layout, pins: Versions) -> None:
@@ -132,32 +140,37 @@ def build(tag: str, layout: Layout, pins: Versions) -> None:
     Raises:
         UserError: there is no Dockerfile, or the build fails.
     """
-    dockerfile = REPOSITORY / "Dockerfile"
-    if not dockerfile.exists():
-        raise shell.UserError(f"must have a Dockerfile at {dockerfile}")
-    text = dockerfile.read_text()
-    builder, engine = _builder(layout)
-    arguments, env = {}, {}
-    if engine is not None:
-        arguments["BASE_IMAGE"] = _base(default_base(text, pins.python_base_image), engine, layout, pins)
-        env = _docker_environment(engine)
-    settings = pip_settings(os.environ, _index_url(), declared(text))
-    own = engine is not None and engine.own
-    plan = Plan(builder, tag, dockerfile, REPOSITORY, arguments, tuple(settings), own)
-    with progress.step(f"build {tag} with {builder}"):
-        shell.run(shell.Job(command(plan), layout.log("build-image"), BUILD_SECONDS, env={**env, **settings}))
-    if own and engine is not None:
+    builder = _builder(layout)
+    plan = _plan(tag, builder, layout, pins)
+    env = {**builder.env, **plan.inherited}
+    with progress.step(f"build {tag} with {builder.name}"):
+        shell.run(shell.Job(command(plan), layout.log(builders.LOG), BUILD_SECONDS, env=env))
+    if builder.engine is not None and builder.engine.own:
         # The builder's cache of today stays.
-        engine.ask("image", "prune", "--force", "--filter", "until=24h", timeout=BUILD_SECONDS)
+        builder.engine.ask("image", "prune", "--force", "--filter", "until=24h", timeout=BUILD_SECONDS)
+
+
+def _load_archive(tag: str, builder: Builder, cluster: Cluster) -> None:
+    layout = cluster.layout
+    layout.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=layout.work) as folder:
+        archive = Path(folder) / "image.tar"
+        builder.export(tag, archive, layout)
+        cluster.kind("load", "image-archive", str(archive), "--name", cluster.name, timeout=LOAD_SECONDS)
 
 
 def load(tag: str, cluster: Cluster) -> None:
-    """Load an image of the engine into the cluster's node.
+    """Load an image of the engine, else one of podman or buildah, into the cluster's node.
 
     Raises:
-        UserError: the engine does not have the image.
+        UserError: nobody has the image.
     """
-    if not cluster.engine.ask("image", "inspect", tag).ok:
+    if cluster.engine.ask("image", "inspect", tag).ok:
+        with progress.step(f"load {tag} into cluster {cluster.name}"):
+            cluster.kind("load", "docker-image", tag, "--name", cluster.name, timeout=LOAD_SECONDS)
+        return
+    builder = next((found for found in _others() if found.has(tag)), None)
+    if builder is None:
         raise shell.UserError(f"no image {tag} on the engine; run `build-image --tag {tag}` first")
-    with progress.step(f"load {tag} into cluster {cluster.name}"):
-        cluster.kind("load", "docker-image", tag, "--name", cluster.name, timeout=LOAD_SECONDS)
+    with progress.step(f"load {tag} of {builder.name} into cluster {cluster.name}"):
+        _load_archive(tag, builder, cluster)

@@ -29,6 +29,7 @@ KUBERNETES_NAMES = (
     "kubectl",
     "etcd",
 )
+KUBERNETES_PROGRAMS = ("kb", *KUBERNETES_NAMES)
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,13 @@ def environment(recipe: Recipe, folder: Path) -> Mapping[str, str]:
     return {"CGO_ENABLED": "1" if recipe.cgo else "0", "GOBIN": str(folder), "GOFLAGS": ""}
 
 
+def has_go() -> bool:
+    """Tell whether programs can be built."""
+    return shutil.which("go") is not None
+
+
 def _require_go() -> None:
-    if shutil.which("go") is None:
+    if not has_go():
         raise shell.MissingError("Go 1.26 or later must be on PATH: programs are built from Go modules")
 
 

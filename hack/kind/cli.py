@@ -16,10 +16,12 @@ from appimage import DEFAULT_TAG
 
 EPILOG = """environment:
   MANIFESTRY_CLUSTER  name of the cluster (default: manifestry)
-  MANIFESTRY_CACHE    folder of everything that is kept (default: ~/.cache/manifestry)"""
+  MANIFESTRY_CACHE    folder of everything that is kept (default: ~/.cache/manifestry)
+  MANIFESTRY_NODE_IMAGE  node image in the place of kind's stock one, such as a mirror's copy of it"""
 
 Action = Callable[[verbs.Context, argparse.Namespace], int]
 ACTIONS: dict[str, tuple[str, Action]] = {
+    "check": ("list everything that has to be installed by hand", lambda c, _: verbs.check(c)),
     "up": ("make sure the cluster is there", lambda c, a: verbs.up(c, a.use_current)),
     "down": ("delete the cluster and put the machine back", lambda c, a: verbs.down(c, a.purge)),
     "status": ("tell how things are; exit code 0 where the cluster is up", lambda c, _: verbs.status(c)),
@@ -53,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     options = parser().parse_args(arguments)
     folder = layout.Layout(layout.cache_root(os.environ, Path.home()))
-    context = verbs.Context(folder, layout.cluster_name(os.environ), versions.load())
+    pins = versions.chosen(versions.load(), os.environ)
+    context = verbs.Context(folder, layout.cluster_name(os.environ), pins)
     try:
         return ACTIONS[options.verb][1](context, options)
     except shell.UserError as failure:

@@ -9,7 +9,9 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+import host
 import kindconfig
+import nodechoice
 import processes
 import progress
 import shell
@@ -116,7 +118,9 @@ def _wait_system(cluster: Cluster) -> None:
 
 def create(cluster: Cluster, image: str, pins: Versions) -> None:
     """Create the cluster and wait until DNS and storage answer."""
-    kindconfig.write(cluster.paths, image)
+    # An image that was built here is fitted to the machine already.
+    patches = {} if nodechoice.is_own(image) else kindconfig.machine_patches(host.features())
+    kindconfig.write(cluster.paths, image, patches)
     args = ["create", "cluster", "--name", cluster.name, "--config", str(cluster.paths.kind_config)]
     with progress.step(f"create cluster {cluster.name}"):
         cluster.kind(*args, "--wait", READY_WAIT, timeout=CREATE_SECONDS)

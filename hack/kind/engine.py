@@ -44,6 +44,15 @@ class Engine:
         """Run a short docker command."""
         return shell.ask(["docker", *args], timeout, self.env)
 
+    def need(self, *args: str) -> str:
+        """Run a short docker command that must succeed and return its output."""
+        return shell.need(["docker", *args], env=self.env)
+
+    @property
+    def cgroup_v2(self) -> bool:
+        """Tell whether the engine's containers see the unified cgroup hierarchy."""
+        return self.ask("info", "--format", "{{.CgroupVersion}}").out.strip() != "1"
+
 
 @dataclass(frozen=True)
 class OwnPaths:

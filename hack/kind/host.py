@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def has_capability(status: str, bit: int) -> bool:
 
 
 def features() -> Features:
-    """Look at this machine."""
+    """Look at this machine; where it is no Linux, the engine's own is taken for an ordinary one."""
+    if sys.platform != "linux":
+        return Features(sys_resource=True, cgroup_v2=True)
     return Features(
         sys_resource=has_capability(Path("/proc/self/status").read_text(), CAP_SYS_RESOURCE),
         cgroup_v2=Path("/sys/fs/cgroup/cgroup.controllers").exists(),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from host import Features
 from layout import ClusterPaths
 
 AUDIT_NODE_FOLDER = "/var/log/manifestry-audit"
@@ -12,6 +14,8 @@ AUDIT_POLICY_NODE_FILE = "/etc/manifestry/audit-policy.yaml"
 AUDIT_MEGABYTES = "200"
 # kube-proxy 1.37.2 in nftables mode was seen with an empty service map after an hour (cause not proved).
 KUBE_PROXY_MODE = "iptables"
+# Without CAP_SYS_RESOURCE no process can lower its own OOM score.
+OOM_PATCH = '[plugins."io.containerd.grpc.v1.cri"]\n  restrict_oom_score_adj = true\n'
 
 
 def audit_policy() -> dict[str, Any]:
@@ -57,7 +61,18 @@ def kubeadm_patch() -> dict[str, Any]:
     return {"kind": "ClusterConfiguration", "apiServer": {"extraArgs": extra, "extraVolumes": volumes}}
 
 
-def cluster(paths: ClusterPaths, image: str) -> dict[str, Any]:
+def machine_patches(features: Features) -> dict[str, list[str]]:
+    """Return what makes a node image that was not built for this machine run on it; mostly nothing."""
+    patches = {}
+    if not features.sys_resource:
+        patches["containerdConfigPatches"] = [OOM_PATCH]
+    if not features.cgroup_v2:
+        kubelet = {"kind": "KubeletConfiguration", "failCgroupV1": False}
+        patches["kubeadmConfigPatches"] = [json.dumps(kubelet)]
+    return patches
+
+
+def cluster(paths: ClusterPaths, image: str, patches: Mapping[str, list[str]]) -> dict[str, Any]:
     """Return kind's configuration of one node, with the audit folder of the host mounted."""
     mounts = [
         {"hostPath": str(paths.audit_policy), "containerPath": AUDIT_POLICY_NODE_FILE, "readOnly": True},
@@ -73,12 +88,15 @@ def cluster(paths: ClusterPaths, image: str) -> dict[str, Any]:
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "networking": {"kubeProxyMode": KUBE_PROXY_MODE},
+        **patches,
         "nodes": [node],
     }
 
 
-def write(paths: ClusterPaths, image: str) -> None:
+def write(paths: ClusterPaths, image: str, patches: Mapping[str, list[str]]) -> None:
     """Write the files that `kind create cluster` and the node read."""
     paths.audit_folder.mkdir(parents=True, exist_ok=True)
+    # The node's root would make a file that nobody else can read; one that is there keeps its owner.
+    paths.audit_log.touch()
     paths.audit_policy.write_text(json.dumps(audit_policy(), indent=1) + "\n")
-    paths.kind_config.write_text(json.dumps(cluster(paths, image), indent=1) + "\n")
+    paths.kind_config.write_text(json.dumps(cluster(paths, image, patches), indent=1) + "\n")

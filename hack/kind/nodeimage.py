@@ -1,4 +1,4 @@
-"""Find the node image for kind: the stock one where it can be had, else one that is built here."""
+"""Build a node image for kind from Go modules and Debian packages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ PROGRAMS = (
     "local-path-provisioner",
 )
 REPOSITORY = "localhost/kind-node"
-PULL_SECONDS = 900.0
 DOWNLOAD_SECONDS = 300.0
 UNPACK_SECONDS = 300.0
 IMPORT_SECONDS = 600.0
@@ -121,9 +120,14 @@ def _clear(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _build(tag: str, engine: Engine, layout: Layout, pins: Versions) -> None:
+def build(tag: str, engine: Engine, layout: Layout, pins: Versions) -> None:
+    """Build the node image and give it to the engine as `tag`.
+
+    Raises:
+        MissingError: this is not root, or a package is missing.
+    """
     if not host.is_root():
-        raise shell.MissingError("must be root to build a node image; or give Docker access to a registry")
+        raise shell.MissingError("must be root to build a node image")
     prerequisites.ensure(prerequisites.NODE_IMAGE, layout)
     work = layout.work / "node-image"
     _clear(work)
@@ -134,30 +138,3 @@ def _build(tag: str, engine: Engine, layout: Layout, pins: Versions) -> None:
             _remove_older(tag, engine)
     finally:
         _clear(work)
-
-
-def _is_present(image: str, engine: Engine) -> bool:
-    return engine.ask("image", "inspect", image).ok
-
-
-def can_pull(image: str, engine: Engine, layout: Layout) -> bool:
-    """Tell whether the image could be pulled, and pull it."""
-    try:
-        with progress.step(f"pull {image.partition('@')[0]}"):
-            shell.run(shell.Job(["docker", "pull", image], layout.log("pull"), PULL_SECONDS, env=engine.env))
-    except shell.UserError:
-        progress.say("   no registry can be reached: going on without one")
-        return False
-    return True
-
-
-def ensure(engine: Engine, layout: Layout, pins: Versions) -> str:
-    """Return the name of a node image that the engine has."""
-    stock, own = pins.kind_node_image, own_tag(pins)
-    for image in (stock, own):
-        if _is_present(image, engine):
-            return image
-    if can_pull(stock, engine, layout):
-        return stock
-    _build(own, engine, layout, pins)
-    return own

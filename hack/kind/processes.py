@@ -34,8 +34,8 @@ def _read(folder: Path) -> Process | None:
 
 
 def running() -> list[Process]:
-    """List the machine's processes."""
-    found = (_read(folder) for folder in Path("/proc").iterdir() if folder.name.isdigit())
+    """List the machine's processes; none where there is no /proc."""
+    found = (_read(folder) for folder in Path("/proc").glob("[0-9]*"))
     return [process for process in found if process is not None]
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -50,6 +50,7 @@ class Job:
         timeout: seconds.
         env: added to this process's environment.
         stdin: a file to read from; nothing by default.
+        output: a file for the standard output; the log by default.
     """
 
     args: Sequence[str]
@@ -58,6 +59,7 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
     stdin: Path | None = None
+    output: Path | None = None
 
 
 def merged(env: Mapping[str, str] | None) -> dict[str, str]:
@@ -128,12 +130,22 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+@contextlib.contextmanager
+def _open_output(job: Job, log: IO[bytes]) -> Iterator[IO[bytes]]:
+    if job.output is None:
+        yield log
+        return
+    with job.output.open("wb") as stream:
+        yield stream
+
+
 def _start(job: Job, log: IO[bytes], stdin: IO[bytes]) -> subprocess.Popen[bytes]:
     env = merged(job.env)
     try:
-        return subprocess.Popen(
-            job.args, stdout=log, stderr=log, stdin=stdin, env=env, cwd=job.cwd, start_new_session=True
-        )
+        with _open_output(job, log) as out:
+            return subprocess.Popen(
+                job.args, stdout=out, stderr=log, stdin=stdin, env=env, cwd=job.cwd, start_new_session=True
+            )
     except OSError as error:
         raise UserError(f"`{job.args[0]}` cannot be run: {error.strerror}") from None
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import binaries
+import nodeprograms
 import shell
 from layout import Layout
 from versions import Versions
@@ -18,6 +19,17 @@ VERSION_COMMANDS = {"kind": ("version",), "helm": ("version", "--short")}
 def states_version(output: str, version: str) -> bool:
     """Tell whether a program's output names exactly this version."""
     return re.search(rf"(?<![\w.]){re.escape(version)}(?![\w.])", output) is not None
+
+
+def states_version_since(output: str, version: str) -> bool:
+    """Tell whether a program's output names this version or a later one of the same major version."""
+    wanted = _numbers(version)
+    found = [_numbers(text) for text in re.findall(r"(?<![\w.])v\d+\.\d+\.\d+(?![\w.])", output)]
+    return any(numbers[0] == wanted[0] and numbers >= wanted for numbers in found)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in version.removeprefix("v").split(".")]
 
 
 def other_folders(path: str, tools_folder: Path) -> str:
@@ -31,25 +43,52 @@ def _search(name: str, layout: Layout) -> str | None:
     return str(Path(found).resolve()) if found else None
 
 
-def _installed(name: str, version: str, layout: Layout) -> str | None:
+def _installed(name: str, wanted: str, layout: Layout) -> str | None:
     path = _search(name, layout)
     if path is None:
         return None
     answer = shell.ask([path, *VERSION_COMMANDS[name]])
-    return path if answer.ok and states_version(answer.out, version) else None
+    # Where nothing can be built, a later one of the same major version has to do.
+    fits = states_version if binaries.has_go() else states_version_since
+    return path if answer.ok and fits(answer.out, wanted) else None
 
 
-def _provide(name: str, version: str, layout: Layout, pins: Versions) -> str:
-    recipe = binaries.recipes(pins)[name]
-    if not binaries.is_built(recipe, layout) and (path := _installed(name, version, layout)):
+def _pinned(pins: Versions) -> dict[str, str]:
+    return {"kind": pins.kind, "helm": pins.helm}
+
+
+def find(name: str, layout: Layout, pins: Versions) -> str | None:
+    """Return the path of a program that is in the cache or on PATH."""
+    recipe = binaries.find(name, binaries.recipes(pins))
+    if binaries.is_built(recipe, layout):
+        return str(binaries.folder(recipe, layout) / name)
+    return _installed(name, _pinned(pins)[name], layout) if name in VERSION_COMMANDS else None
+
+
+def provide(name: str, layout: Layout, pins: Versions) -> str:
+    """Return the path of a program: from the cache, from PATH, out of a kind node, or built.
+
+    Raises:
+        MissingError: it must be built or taken from a node, and there is neither Go nor a node.
+        UserError: there is no such program, or the build failed.
+    """
+    if path := find(name, layout, pins):
         return path
+    if name in binaries.KUBERNETES_PROGRAMS and not binaries.has_go():
+        return nodeprograms.path(name, layout, pins)
     return binaries.paths([name], layout, pins)[name]
+
+
+def missing(layout: Layout, pins: Versions) -> list[str]:
+    """Return the programs that `up` needs and that are neither there nor can be built."""
+    if binaries.has_go():
+        return []
+    return [f"{name} {version}" for name, version in _pinned(pins).items() if not find(name, layout, pins)]
 
 
 def link_basic(layout: Layout, pins: Versions) -> None:
     """Link kind and helm, and the docker client that is on PATH."""
-    wanted = {"kind": pins.kind, "helm": pins.helm}
-    targets = {name: _provide(name, version, layout, pins) for name, version in wanted.items()}
+    targets = {name: provide(name, layout, pins) for name in _pinned(pins)}
     if docker := _search("docker", layout):
         targets["docker"] = docker
     binaries.link_tools(layout, targets)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import appimage
 import artefacts
-import binaries
 import cluster as clusters
 import engine as engines
-import nodeimage
+import nodechoice
 import processes
 import progress
+import readiness
 import shell
 import tools
 from cluster import Cluster
@@ -69,10 +69,11 @@ def up(context: Context, use_current: bool) -> int:
     if use_current:
         _use_current(context)
         return 0
+    readiness.require(readiness.cluster_lacks(context.layout, context.pins))
     with artefacts.locked(context.layout.lock("cluster")):
         engine = engines.ensure(context.layout)
         tools.link_basic(context.layout, context.pins)
-        image = nodeimage.ensure(engine, context.layout, context.pins)
+        image = nodechoice.ensure(engine, context.layout, context.pins)
         clusters.ensure(Cluster(context.name, context.layout, engine), image, context.pins)
     progress.say(f"cluster {context.name} is up after {progress.elapsed(time.monotonic() - started)}")
     progress.say('next: eval "$(python3 hack/kind env)"')
@@ -123,6 +124,13 @@ def _purge(context: Context) -> None:
     with progress.step(f"remove {context.layout.root}"):
         processes.sweep(context.layout.root, engines.own_paths(context.layout).data)
         shutil.rmtree(context.layout.root)
+
+
+def check(context: Context) -> int:
+    """Say whether everything is there, or can be had, that `make` needs."""
+    readiness.require(readiness.lacks(context.layout, context.pins))
+    progress.say("nothing has to be installed by hand")
+    return 0
 
 
 def status(context: Context) -> int:
@@ -196,5 +204,6 @@ def logs(context: Context) -> int:
 def print_binaries(context: Context, names: list[str]) -> int:
     """Ensure programs and print their paths as JSON."""
     context.layout.root.mkdir(parents=True, exist_ok=True)
-    print(json.dumps(binaries.paths(names, context.layout, context.pins), indent=1))
+    paths = {name: tools.provide(name, context.layout, context.pins) for name in names}
+    print(json.dumps(paths, indent=1))
     return 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ VERSIONS_FILE = Path(__file__).resolve().parent.parent / "versions.toml"
 
 @dataclass(frozen=True)
 class Versions:
-    """The pins that the development cluster is made from."""
+    """The pins that the development cluster is made from.
+
+    Args:
+        node_image_is_given: `kind_node_image` was chosen by the user, so no other one will do.
+    """
 
     kubernetes: str
     etcd_image_tag: str
@@ -28,6 +33,7 @@ class Versions:
     kwok: str
     debian_suite: str
     python_base_image: str
+    node_image_is_given: bool = False
 
     @property
     def kubernetes_minor(self) -> tuple[str, str]:
@@ -68,3 +74,9 @@ def load(path: Path = VERSIONS_FILE) -> Versions:
     """Read the pins from `path`."""
     with path.open("rb") as stream:
         return parse(tomllib.load(stream))
+
+
+def chosen(pins: Versions, environment: Mapping[str, str]) -> Versions:
+    """Return the pins with the node image that the environment asks for, if it asks for one."""
+    image = environment.get("MANIFESTRY_NODE_IMAGE")
+    return replace(pins, kind_node_image=image, node_image_is_given=True) if image else pins

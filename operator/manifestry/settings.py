@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from manifestry.core import addresses
+from manifestry.core import addresses, names
 
 PREFIX = "MANIFESTRY_"
 
@@ -39,6 +39,12 @@ class _Section(BaseModel):
             raise SettingsError("; ".join(lines)) from None
 
 
+def _dns_name(value: str) -> str:
+    if not all(names.is_dns_label(part) for part in value.split(".")):
+        raise ValueError("must be the name of a Kubernetes object: lower-case letters, digits, '-' and '.'")
+    return value
+
+
 class StoreSettings(_Section):
     """Where bytes are kept.
 
@@ -65,6 +71,11 @@ class ClusterSettings(_Section):
     namespace: str = "manifestry-system"
     kube_request_timeout_seconds: float = Field(default=30.0, gt=0, le=300)
     kube_pool_size: int = Field(default=64, ge=4, le=1024)
+
+    @field_validator("namespace")
+    @classmethod
+    def _names(cls, value: str) -> str:
+        return _dns_name(value)
 
 
 class OperatorSettings(_Section):
@@ -94,6 +105,11 @@ class OperatorSettings(_Section):
     fetch_timeout_seconds: float = Field(default=600.0, gt=0, le=86_400)
     fetch_concurrency: int = Field(default=8, ge=1, le=256)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("lease_name", "webhook_secret", "webhook_service", "webhook_configuration")
+    @classmethod
+    def _names(cls, value: str) -> str:
+        return _dns_name(value)
 
     @field_validator("fetch_allowed_cidrs")
     @classmethod
@@ -125,6 +141,11 @@ class ApiSettings(_Section):
     webhook_configuration: str = "manifestry"
     slow_call_seconds: float = Field(default=1.0, gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("lease_name", "webhook_secret", "webhook_configuration")
+    @classmethod
+    def _names(cls, value: str) -> str:
+        return _dns_name(value)
 
 
 def environment() -> Mapping[str, str]:

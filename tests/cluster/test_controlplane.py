@@ -261,16 +261,16 @@ def test_a_facade_serves_and_its_webhook_is_asked(
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
-def test_without_go_a_test_is_skipped_but_never_in_ci(
+def test_without_its_programs_a_test_is_skipped_but_never_in_ci(
     monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
 ) -> None:
     monkeypatch.setenv("CI", ci)
-    with pytest.raises(outcome, match="needs Go for the control-plane-only profile"):
-        plugin.refuse(str(binaries.NoGoError("needs Go for the control-plane-only profile")))
+    with pytest.raises(outcome, match=r"needs Go, or a kind node .* for the control-plane-only profile"):
+        plugin.refuse(binaries.missing_reason("kb"))
 
 
 @pytest.mark.parametrize(("context", "is_taken"), [("kind-manifestry", True), ("production", False)])
-def test_without_go_only_a_kind_cluster_is_taken(
+def test_without_its_programs_only_a_kind_cluster_is_taken(
     control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, context: str, is_taken: bool
 ) -> None:
     access = replace(kubeconfigs.read(control_plane.kubeconfig), context=context)

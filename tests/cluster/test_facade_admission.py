@@ -199,6 +199,14 @@ def test_rest_has_the_same_quota_and_writes_in_the_callers_name(
         return [write.impersonated for write in writes] == [actor] * LIMIT
 
     poll_until(created, "the API server's own audit log names the caller")
-    written = [record for record in facades.records(facade) if record["verb"] == "create"]
+    made = [record for record in facades.records(facade) if record["verb"] == "create"]
+    written = [record for record in made if record["requestURI"] == "/jobs"]
     assert Counter(record["responseStatus"]["code"] for record in written) == {202: LIMIT, 429: 20 - LIMIT}
     assert {record["user"]["username"] for record in written} == {actor}
+    reviewed = [record for record in made if record["requestURI"] == "/admission/jobs"]
+    ours = [record for record in reviewed if record["user"]["username"] == actor]
+    assert Counter(record["responseStatus"]["code"] for record in ours) == {201: LIMIT, 429: 20 - LIMIT}
+    of_request = {record["annotations"]["manifestry.dev/request-audit-id"] for record in ours}
+    assert of_request == {record["auditID"] for record in written}
+    assert "manifestry:operator" in ours[0]["user"]["groups"]
+    assert len(reviewed) > len(ours)  # those that came by kubectl's door

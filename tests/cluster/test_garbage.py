@@ -18,6 +18,7 @@ from tests.controlplane.clusterapi import ClusterApi, poll_until
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant
 from tests.e2e import conditions, teams
+from tests.e2e.rest import Answer, Rest
 from tests.e2e.teams import ARTIFACTS, Team
 from tests.seaweed.plugin import MakeS3
 
@@ -63,6 +64,18 @@ def create(team: Team, name: str, data: bytes, **more: Any) -> str:
     put = caller.call("PUT", f"/artifacts/{name}/content", data=data, headers={"Prefer": "wait=30"})
     assert put.status == 200, put.data
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def upload_whole(caller: Rest, name: str, data: bytes) -> Answer:
+    return caller.call("PUT", f"/artifacts/{name}/content", data=data)
+
+
+def upload_in_pieces(caller: Rest, name: str, data: bytes) -> Answer:
+    path, half = caller.call("POST", f"/artifacts/{name}/uploads").headers["location"], len(data) // 2
+    for offset, piece, is_last in ((0, data[:half], "?0"), (half, data[half:], "?1")):
+        headers = {"Content-Type": "application/partial-upload", "Upload-Complete": is_last}
+        answer = caller.call("PATCH", path, data=piece, headers={**headers, "Upload-Offset": str(offset)})
+    return answer
 
 
 def has(condition: str, reason: str) -> Callable[[Object | None], bool]:
@@ -160,7 +173,8 @@ def test_concurrent_publishers_of_garbage_never_lose_it(team: Team, folder: Path
     gone(path_of(folder, team, digests.of(data)))
 
 
-def test_a_flipped_byte_is_damage_and_healed_by_the_same_upload(team: Team, folder: Path) -> None:
+@pytest.mark.parametrize("way", ["put", "session"])
+def test_a_flipped_byte_is_damage_and_healed_by_the_same_upload(team: Team, folder: Path, way: str) -> None:
     data = os.urandom(5000)
     path = path_of(folder, team, create(team, "precious", data))
     path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
@@ -176,8 +190,9 @@ def test_a_flipped_byte_is_damage_and_healed_by_the_same_upload(team: Team, fold
     caller = team.caller("publisher")
     assert caller.call("GET", "/artifacts/precious/content").status == 409
     assert caller.call("PUT", "/artifacts/precious/content", data=b"other").status == 422
-    put = caller.call("PUT", "/artifacts/precious/content", data=data)
-    assert put.status in {200, 202}, put.data
+    send = {"put": upload_whole, "session": upload_in_pieces}[way]
+    sent = send(caller, "precious", data)
+    assert sent.status in {200, 202}, sent.data
     wait(team, "precious", "True", "Stored")
     assert caller.call("GET", "/artifacts/precious/content").data == data
 

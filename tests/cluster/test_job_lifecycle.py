@@ -1,5 +1,6 @@
 """A Job's way against a real API server and Job controller; the pods' ends are played."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def test_a_job_runs_to_its_end_within_ten_writes(
     about_job = [entry for entry in listed if entry[1] == "jobs" and entry[2] == "status"]
     assert len(about_job) <= 4, listed
     assert len(listed) + 1 <= 10, listed  # and the create, which was ours here
-    print("writes:", len(listed) + 1, listed)
+    print_writes(control_plane, tenant, mark)
 
 
 def test_a_failing_job_says_how_its_container_ended(
@@ -164,7 +165,6 @@ def test_jobs_that_cannot_run_end_at_once_and_stop_no_other(
     good = [{"name": "n", "value": "1"}]
     wrong = {
         "InvalidParameters": jobworld.submit(cp, tenant, kind, parameters=[{"name": "n", "value": "x"}]),
-        "JobTypeNotFound": jobworld.submit(cp, tenant, jobworld.unique("none")),
         "NotSupported": jobworld.submit(
             cp, tenant, kind, parameters=good, outputs=[{"name": "o", "path": "/o"}]
         ),
@@ -184,17 +184,77 @@ def test_jobs_that_cannot_run_end_at_once_and_stop_no_other(
         jobworld.has_condition("Ready", "False"),
     )
     assert conditions.is_status(found["status"]["conditions"], "Stalled", "True")
+    odd = jobworld.make_type(cp, parametersSchema={"$schema": {}})  # the definition cannot look inside
+    cp.wait_for(names.JOB_TYPES, odd, None, jobworld.has_condition("Ready", "False"))
     cp.wait_for(
         names.QUOTA_LEDGERS, huge, tenant.namespace, lambda found: not (found or {})["status"].get("holders")
     )
 
 
-def test_a_namespace_without_the_label_is_not_served(control_plane: ControlPlane, operator: Any) -> None:
+def test_a_namespace_without_the_label_is_not_served_until_it_has_one(
+    control_plane: ControlPlane, operator: Any
+) -> None:
     namespace = jobworld.unique("plain")
     control_plane.create(names.NAMESPACES, {"metadata": {"name": namespace}})
     nobody = Tenant("nobody", namespace, "")
     name = jobworld.submit(control_plane, nobody, jobworld.make_type(control_plane))
-    jobworld.wait_reason(control_plane, nobody, name, "TenantNotFound")
+    job = jobworld.wait_reason(control_plane, nobody, name, "TenantNotFound")
+    assert conditions.kstatus(job) == "InProgress"
+    assert control_plane.list(names.BATCH_JOBS, namespace) == []
+    labels = {"metadata": {"labels": {names.TENANT_LABEL: jobworld.unique("late")}}}
+    control_plane.patch(names.NAMESPACES, namespace, labels)
+    jobworld.wait_reason(control_plane, nobody, name, "Running")
+
+
+def test_a_job_before_its_type_waits_and_goes_on(
+    control_plane: ControlPlane, tenant: Tenant, operator: Any
+) -> None:
+    cp, kind = control_plane, jobworld.unique("type")
+    name = jobworld.submit(cp, tenant, kind)
+    job = jobworld.wait_reason(cp, tenant, name, "JobTypeNotFound")
+    assert conditions.kstatus(job) == "InProgress"
+    assert jobs.rest_status(job) == "queued"
+    body = jobworld.typed(names.JOB_TYPES, kind, {"image": "example.org/none:1"})
+    cp.create(names.JOB_TYPES, body)
+    jobworld.finish(cp, tenant, jobworld.wait_reason(cp, tenant, name, "Running", seconds=15))
+    jobworld.wait_reason(cp, tenant, name, "Succeeded")
+
+
+def test_a_changed_deadline_reaches_a_running_job(
+    control_plane: ControlPlane, tenant: Tenant, operator: Any
+) -> None:
+    cp, kind = control_plane, jobworld.make_type(control_plane, activeDeadlineSeconds=600)
+    name = jobworld.submit(cp, tenant, kind)
+    job = jobworld.wait_reason(cp, tenant, name, "Running")
+    assert job["status"]["effective"]["activeDeadlineSeconds"] == 600
+    cp.patch(names.JOBS, name, {"spec": {"activeDeadlineSeconds": 900}}, tenant.namespace)
+    job = cp.wait_for(
+        names.JOBS, name, tenant.namespace, lambda found: bool(found and has_seen_its_spec(found))
+    )
+    assert job["status"]["effective"]["activeDeadlineSeconds"] == 600, "the type does not allow more"
+    cp.patch(names.JOBS, name, {"spec": {"activeDeadlineSeconds": 1}}, tenant.namespace)
+    ended = jobworld.wait_reason(cp, tenant, name, "DeadlineExceeded")
+    assert "activeDeadlineSeconds` of 1" in ended["status"]["conditions"][0]["message"]
+
+
+def has_seen_its_spec(job: dict[str, Any]) -> bool:
+    return bool(job["status"].get("observedGeneration") == job["metadata"]["generation"])
+
+
+def print_writes(cp: ControlPlane, tenant: Tenant, mark: Any) -> None:
+    """Print every write in the tenant's namespace by who, verb and resource: `pytest -s` shows it."""
+    writes = cp.writes(audit.WriteFilter(namespace=tenant.namespace), since=mark)
+    counted = Counter((event.user, event.verb, _resource_of(event)) for event in writes)
+    print("\nKubernetes writes of one job, from the API server's audit log:")
+    for (user, verb, resource), count in sorted(counted.items()):
+        print(f"  {count} {verb:7} {resource:36} {user}")
+    ours = [event for event in writes if event.user == MINE]
+    print(f"  = {len(ours)} by the operator, and the create")
+
+
+def _resource_of(event: audit.AuditEvent) -> str:
+    name = f"{event.resource}.{event.group}".rstrip(".")
+    return f"{name}/{event.subresource}" if event.subresource else name
 
 
 def _is_initialized(cp: ControlPlane, tenant: Tenant, kind: str) -> bool:

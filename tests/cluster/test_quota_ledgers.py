@@ -41,7 +41,7 @@ async def prepared(client: cluster.KubeClient, tenant: Tenant) -> Ledgers:
     with pytest.raises(NotReadyError):
         await reserve(books, tenant, request(0), quotas.UNLIMITED)
 
-    async def observe() -> World:
+    async def observe(_: object) -> World:
         return nothing()
 
     await books.repair(tenant.namespace, observe, lambda _: quotas.UNLIMITED)
@@ -117,7 +117,7 @@ async def test_repair_starts_again_when_the_ledger_has_changed(
     await books.transact(tenant.namespace, TYPE, decide)
     rounds = []
 
-    async def observe() -> World:
+    async def observe(_: object) -> World:
         rounds.append(1)
         if len(rounds) == 1:
             await reserve(other, tenant, request(2), quotas.UNLIMITED)
@@ -186,7 +186,7 @@ async def test_an_entry_without_a_job_is_dropped_by_the_next_repair(
         subresource="status",
     )
 
-    async def observe() -> World:
+    async def observe(_: object) -> World:
         return nothing()
 
     reports = await books.repair(tenant.namespace, observe, lambda _: quotas.UNLIMITED)

@@ -5,7 +5,6 @@ import json
 import os
 import urllib.parse
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,23 +13,11 @@ from tests.cluster import rest
 from tests.controlplane.audit import WriteFilter
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.plugin import MakeTenant
-from tests.controlplane.tenants import Tenant
 from tests.e2e.teams import ARTIFACTS, Team
 
+pytest_plugins = ("tests.cluster.restfixtures",)
+
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def product(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[rest.Installation]:
-    with rest.installed(control_plane, tmp_path_factory.mktemp("product")) as found:
-        yield found
-
-
-@pytest.fixture
-def team(product: rest.Installation, tenant: Tenant) -> Team:
-    return product.team(tenant)
 
 
 def digest_of(data: bytes) -> str:

@@ -2,18 +2,17 @@
 
 import base64
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from tests.cluster import rest
-from tests.cluster.rest import JOB_TYPE
 from tests.controlplane.audit import WriteFilter
 from tests.controlplane.controlplane import ControlPlane
-from tests.controlplane.tenants import Tenant
 from tests.e2e.teams import ARTIFACTS, JOBS, Team
+
+pytest_plugins = ("tests.cluster.restfixtures",)
 
 JSON = {"Content-Type": "application/json"}
 TEXT = {"mediaType": "text/plain", "inline": {"text": "hello"}}
@@ -105,19 +104,9 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.fixture(scope="module")
-def product(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[rest.Installation]:
-    with rest.installed(control_plane, tmp_path_factory.mktemp("product")) as found:
-        yield found
-
-
 @pytest.fixture
-def team(product: rest.Installation, tenant: Tenant) -> Team:
-    found = product.team(tenant)
-    found.ready(JOB_TYPE)
-    return found
+def team(working_team: Team) -> Team:
+    return working_team
 
 
 def test_bad_bodies_are_typed_name_the_field_and_create_nothing(

@@ -1,6 +1,5 @@
 """Jobs over REST: queued, controlled, replayed, guarded."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,24 +10,15 @@ from tests.controlplane import pods, webhooks
 from tests.controlplane.clusterapi import poll_until
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.plugin import MakeTenant
-from tests.controlplane.tenants import Tenant
 from tests.e2e.rest import Rest
 from tests.e2e.teams import JOBS, LEDGERS, Team
 
-
-@pytest.fixture(scope="module")
-def product(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[rest.Installation]:
-    with rest.installed(control_plane, tmp_path_factory.mktemp("product")) as found:
-        yield found
+pytest_plugins = ("tests.cluster.restfixtures",)
 
 
 @pytest.fixture
-def team(product: rest.Installation, tenant: Tenant) -> Team:
-    found = product.team(tenant)
-    found.ready(JOB_TYPE)
-    return found
+def team(working_team: Team) -> Team:
+    return working_team
 
 
 def wait_for(caller: Rest, name: str, status: str) -> dict[str, object]:

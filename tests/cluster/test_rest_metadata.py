@@ -5,7 +5,7 @@ import functools
 import json
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,29 +15,16 @@ from tests.cluster import rest
 from tests.controlplane import webhooks
 from tests.controlplane.apirequests import ApiFailure
 from tests.controlplane.clusterapi import poll_until
-from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.plugin import MakeTenant
-from tests.controlplane.tenants import Tenant
 from tests.e2e.rest import Answer, Rest
 from tests.e2e.teams import ARTIFACTS, JOBS, Team, body
+
+pytest_plugins = ("tests.cluster.restfixtures",)
 
 TEXT = {"mediaType": "text/plain", "inline": {"text": "hello"}}
 MERGE = {"Content-Type": "application/merge-patch+json"}
 AT_ONCE = {"Prefer": "respond-async"}
 WRITERS = 12
-
-
-@pytest.fixture(scope="module")
-def product(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[rest.Installation]:
-    with rest.installed(control_plane, tmp_path_factory.mktemp("product")) as found:
-        yield found
-
-
-@pytest.fixture
-def team(product: rest.Installation, tenant: Tenant) -> Team:
-    return product.team(tenant)
 
 
 def ready(caller: Rest, name: str, **changes: Any) -> Answer:

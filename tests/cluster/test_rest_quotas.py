@@ -9,17 +9,10 @@ import pytest
 from tests.cluster import rest
 from tests.cluster.rest import JOB_TYPE
 from tests.controlplane.clusterapi import poll_until
-from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant
 from tests.e2e.teams import JOBS, Team
 
-
-@pytest.fixture(scope="module")
-def product(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[rest.Installation]:
-    with rest.installed(control_plane, tmp_path_factory.mktemp("product")) as found:
-        yield found
+pytest_plugins = ("tests.cluster.restfixtures",)
 
 
 @pytest.fixture

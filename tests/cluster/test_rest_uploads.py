@@ -139,7 +139,7 @@ def test_pieces_become_the_payload(team: Team) -> None:
     path = begin(caller, **{"Upload-Length": str(len(data)), "Repr-Digest": digest_field(data)})
     for start in (0, MIB):
         piece = data[start : start + MIB]
-        taken = patch(caller, path, start, piece, **{"Content-Digest": digest_field(piece)})
+        taken = patch(caller, path, start, piece, last=False, **{"Content-Digest": digest_field(piece)})
         assert (taken.status, taken.headers["upload-offset"]) == (204, str(start + MIB))
     assert caller.call("GET", "/artifacts/a/content").status == 409
     done = finish(caller, path, data)

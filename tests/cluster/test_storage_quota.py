@@ -1,6 +1,7 @@
 """The storage quota through both doors: exactly what fits, no leaks, and no write for who has none."""
 
 import contextlib
+import functools
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from tests.e2e.teams import ARTIFACTS, LEDGERS, QUOTAS, Team, body
 LEDGER = "storage.manifestry"
 KIB = 1 << 10
 MEDIA_TYPE = "application/octet-stream"
+INLINE = {"mediaType": "text/plain", "inline": {"text": "hello"}}
 NOWAIT = {"Prefer": "wait=0"}
 WAIT = {"Prefer": "wait=20"}
 
@@ -121,6 +123,35 @@ def test_concurrent_uploads_over_the_limit_are_exactly_what_fits(team: Team, sec
     poll_until(lambda: usage(caller)["usedBytes"] == 100 * KIB, "the totals")
     found = usage(caller)
     assert (found["reservedBytes"], found["artifacts"]) == (0, 20)
+
+
+def test_concurrent_files_of_one_artifact_are_exactly_what_fits(team: Team, second: Any) -> None:
+    caller = limit(team, maxBytes=100 * KIB)
+    other = Rest(second.base_url, caller.headers)
+    poll_until(lambda: usage(other).get("maxBytes") == 100 * KIB, "the limit at the second facade")
+    files = [{"name": f"f{number}", "mediaType": MEDIA_TYPE, "upload": {}} for number in range(8)]
+    assert post(caller, "many", upload=None, files=files).status == 202
+
+    def send(number: int) -> Answer:
+        headers = {"Content-Type": MEDIA_TYPE, **NOWAIT}
+        data, path = bytes([number]) * 20 * KIB, f"/artifacts/many/files/f{number}/content"
+        return (caller, other)[number % 2].call("PUT", path, data=data, headers=headers)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(send, range(8)))
+    assert Counter(answer.status for answer in answers) == {202: 5, 429: 3}
+    found = usage(caller)
+    assert (found["usedBytes"], found["reservedBytes"], found["artifacts"]) == (0, 100 * KIB, 1)
+    time.sleep(3)  # resyncs: what is recorded stays charged while the other files are awaited
+    assert usage(caller)["reservedBytes"] == 100 * KIB
+    limit(team, maxBytes=160 * KIB)
+    poll_until(lambda: usage(other).get("maxBytes") == 160 * KIB, "the limit at the second facade")
+    missing = [number for number, answer in enumerate(answers) if answer.status == 429]
+    assert [send(number).status for number in missing] == [202, 202, 202]
+    poll_until(lambda: condition(team, "many", "Ready") == ("True", "Stored"), "all files")
+    poll_until(lambda: usage(caller)["usedBytes"] == 160 * KIB, "the totals")
+    assert usage(caller)["reservedBytes"] == 0
+    assert (ledger(team).get("holders") or {}) == {}
 
 
 def test_concurrent_creations_over_the_count_are_exactly_what_fits(team: Team) -> None:
@@ -242,12 +273,16 @@ def test_a_resumable_upload_keeps_its_reservation_until_it_ends(team: Team) -> N
     assert usage(caller)["reservedBytes"] == 0
 
 
+def has_verdict(team: Team, name: str) -> bool:
+    return condition(team, name, "QuotaReserved")[0] != ""
+
+
 def test_what_came_by_kubectl_waits_for_room_and_is_woken(team: Team) -> None:
     caller = limit(team, maxBytes=10, maxArtifacts=3)
     for name, text in (("first", "01234567"), ("second", "0123"), ("third", "0" * 11)):
         spec = {"mediaType": "text/plain", "inline": {"text": text}}
         team.cluster.create(ARTIFACTS, body(ARTIFACTS, name, spec), team.namespace)
-        poll_until(lambda name=name: condition(team, name, "QuotaReserved")[0] != "", "a verdict")
+        poll_until(functools.partial(has_verdict, team, name), "a verdict")
     assert condition(team, "first", "Ready") == ("True", "Stored")
     assert condition(team, "first", "QuotaReserved") == ("True", "Reserved")
     assert condition(team, "second", "QuotaReserved") == ("False", "WaitingForQuota")
@@ -313,3 +348,15 @@ def test_the_api_server_keeps_the_shape_of_the_ledger(team: Team) -> None:
         }
         with pytest.raises(Exception, match="must be set"):
             team.cluster.create(LEDGERS, made, team.namespace)
+
+
+def test_a_quotas_status_says_what_is_stored(team: Team) -> None:
+    team.cluster.create(ARTIFACTS, body(ARTIFACTS, "early", INLINE), team.namespace)
+    poll_until(lambda: condition(team, "early", "Ready") == ("True", "Stored"), "the storing")
+    limit(team, maxBytes=100)
+    name = team.tenant.name
+    # The summary is written with the quota's first conditions, then once a minute; a new generation is news.
+    team.cluster.patch(QUOTAS, name, {"spec": {"storage": {"maxBytes": 101}}})
+    stored = {"usedBytes": 5, "artifacts": 1}
+    poll_until(lambda: team.cluster.get(QUOTAS, name)["status"].get("storage") == stored, "the summary")
+    assert team.cluster.get(QUOTAS, name)["status"]["tenants"] == [{"tenant": name, "storage": stored}]

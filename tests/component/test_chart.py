@@ -1,6 +1,7 @@
 """The chart as helm renders it: valid, deterministic, least privilege, in step with crds/."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -63,6 +64,11 @@ def test_every_values_file_lints_and_renders_the_same_twice(values: Path) -> Non
         ("typo=1", "typo"),
         ("storage.type=floppy", "/storage/type"),
         ("storage.type=s3", "/storage/bucket"),
+        ("storage.type=azure,storage.bucket=b", "/storage/account"),
+        ("storage.type=azure,storage.bucket=b,storage.account=Not_One", "/storage/account"),
+        ("storage.extraEnv[0].value=x", "/storage/extraEnv/0"),
+        (r"api.podLabels.app\.kubernetes\.io/name=other", "/api/podLabels"),
+        (r"serviceAccount.annotations.example\.com/a=1", "/serviceAccount/annotations"),
         ("operator.replicas=many", "/operator/replicas"),
         ("image.digest=latest", "/image/digest"),
         ("operator.fetch.allowedCidrs={10.0.0.1}", "/operator/fetch/allowedCidrs"),
@@ -160,6 +166,89 @@ def test_the_webhook_concerns_only_the_creation_of_our_jobs() -> None:
     assert entry["sideEffects"] == "NoneOnDryRun"
     assert "caBundle" not in entry["clientConfig"]
     assert not [o for o in objects("--set", "webhook.enabled=false") if "Webhook" in o["kind"]]
+
+
+EXAMPLES = re.findall(
+    r"^```yaml\n(.*?)^```$", (ROOT / "docs/stores.md").read_text(), re.DOTALL | re.MULTILINE
+)
+
+
+def deployments(values: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the pods that a values file gives, by their component."""
+    (folder / "values.yaml").write_text(values)
+    found = [each for each in objects("-f", str(folder / "values.yaml")) if each["kind"] == "Deployment"]
+    pods = {each["metadata"]["labels"]["app.kubernetes.io/component"]: each["spec"] for each in found}
+    assert pods.keys() == {"operator", "api"}
+    return pods
+
+
+def environment(deployment: dict[str, Any]) -> dict[str, Any]:
+    """Return the variables of the only container; each may be there once."""
+    (container,) = deployment["template"]["spec"]["containers"]
+    names = [entry["name"] for entry in container["env"]]
+    assert len(names) == len(set(names))
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
+
+
+@pytest.mark.parametrize("values", EXAMPLES, ids=lambda text: yaml.safe_load(text)["storage"]["type"])
+def test_every_example_of_a_store_gives_both_components_the_bucket(values: str, tmp_path: Path) -> None:
+    wanted = yaml.safe_load(values)["storage"]
+    for deployment in deployments(values, tmp_path).values():
+        env = environment(deployment)
+        assert env["MANIFESTRY_STORE_TYPE"] == wanted["type"]
+        assert env["MANIFESTRY_STORE_BUCKET"] == wanted["bucket"]
+        assert "MANIFESTRY_STORE_PATH" not in env
+        assert {entry["name"] for entry in wanted.get("extraEnv", [])} <= env.keys()
+        assert [each["name"] for each in deployment["template"]["spec"]["volumes"]] == ["tmp"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "account", "secret"),
+    [
+        ("s3", ("store-secret", "accessKeyId"), "secretAccessKey"),
+        ("gcs", None, "serviceAccountKey"),
+        ("azure", "examplestore", "accountKey"),
+    ],
+)
+def test_keys_of_a_bucket_come_from_a_secret(
+    kind: str, account: tuple[str, str] | str | None, secret: str, tmp_path: Path
+) -> None:
+    storage = {"type": kind, "bucket": "b", "existingSecret": "store-secret"}
+    storage |= {"account": "examplestore"} if kind == "azure" else {}
+    for deployment in deployments(yaml.safe_dump({"storage": storage}), tmp_path).values():
+        env = environment(deployment)
+        assert env.get("MANIFESTRY_STORE_ACCESS_KEY_ID") == (
+            {"secretKeyRef": {"name": account[0], "key": account[1]}}
+            if isinstance(account, tuple)
+            else account
+        )
+        assert env["MANIFESTRY_STORE_SECRET_ACCESS_KEY"] == {
+            "secretKeyRef": {"name": "store-secret", "key": secret}
+        }
+
+
+@pytest.mark.parametrize("kind", ["s3", "gcs", "azure"])
+def test_without_a_secret_no_key_is_in_the_environment(kind: str, tmp_path: Path) -> None:
+    values = {"storage": {"type": kind, "bucket": "b", "account": "examplestore"}}
+    for deployment in deployments(yaml.safe_dump(values), tmp_path).values():
+        env = environment(deployment)
+        assert "MANIFESTRY_STORE_SECRET_ACCESS_KEY" not in env
+        assert env.get("MANIFESTRY_STORE_ACCESS_KEY_ID") == ("examplestore" if kind == "azure" else None)
+
+
+def test_pods_can_have_the_identity_of_a_cloud(tmp_path: Path) -> None:
+    (values,) = [text for text in EXAMPLES if "podLabels" in text]
+    for component, deployment in deployments(values, tmp_path).items():
+        labels = deployment["template"]["metadata"]["labels"]
+        assert labels["azure.workload.identity/use"] == "true"
+        assert labels["app.kubernetes.io/component"] == component
+        assert "azure.workload.identity/use" not in deployment["selector"]["matchLabels"]
+    accounts = [
+        each for each in objects("-f", str(tmp_path / "values.yaml")) if each["kind"] == "ServiceAccount"
+    ]
+    assert {each["metadata"]["name"] for each in accounts} == {"manifestry-operator", "manifestry-api"}
+    for each in accounts:
+        assert list(each["metadata"]["annotations"]) == ["azure.workload.identity/client-id"]
 
 
 def test_selectors_hold_no_version() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from manifestry.adapters import fetches, store_local
+from manifestry.adapters.storage_metrics import METRICS
 from manifestry.core import addresses, digests
 from manifestry.core.fetches import FetchError, Order
 from tests.component import originserver
@@ -53,9 +54,7 @@ class World:
             bounds.get("idle_seconds", 5),
         )
         policy = addresses.Policy(addresses.parse_networks(allowed))
-        return fetches.Fetcher(
-            policy, tls=fetches.tls_context(str(self.ca_file)), bounds=found, resolve=self.names
-        )
+        return fetches.Fetcher(policy, tls=fetches.Trust(str(self.ca_file)), bounds=found, resolve=self.names)
 
     async def fetch(self, order: Order | str, fetcher: fetches.Fetcher | None = None) -> str:
         wanted = order if isinstance(order, Order) else Order(order)
@@ -269,6 +268,24 @@ async def test_a_certificate_must_be_the_hosts_and_of_a_known_authority(world: W
     assert world.origin.requests == []
 
 
+async def test_a_new_file_of_authorities_counts_without_a_restart(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.origin.answers["/a"] = originserver.status(200, DATA)
+    right = world.ca_file.read_bytes()
+    world.ca_file.write_bytes(Authority("another").certificate_pem)
+    fetcher, url = world.fetcher(), world.origin.url("/a", NAME)
+    before = METRICS.fetched_bytes._value.get()
+    assert (await world.refused(url, fetcher))[0] == "InvalidSource"
+    world.ca_file.write_bytes(right)
+    assert await world.fetch(url, fetcher) == digests.of(DATA)
+    assert METRICS.fetched_bytes._value.get() - before == len(DATA)
+    for broken in (b"half a certificate", None):
+        world.ca_file.unlink() if broken is None else world.ca_file.write_bytes(broken)
+        assert await world.fetch(url, fetcher) == digests.of(DATA)
+    assert caplog.text.count("the old ones count") == 2
+
+
 async def test_old_tls_and_no_tls_are_refused(world: World) -> None:
     assert fetches.tls_context().minimum_version == ssl.TLSVersion.TLSv1_2
 
@@ -321,4 +338,4 @@ def test_a_file_without_certificates_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "ca").write_text("nothing")
     for name in ("ca", "absent"):
         with pytest.raises(OSError, match=r"\S"):
-            fetches.tls_context(str(tmp_path / name))
+            fetches.Trust(str(tmp_path / name))

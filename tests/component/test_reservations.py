@@ -10,16 +10,18 @@ from typing import Any, cast
 
 import pytest
 
-from manifestry.adapters import cluster, reservations
+from manifestry.adapters import cluster, reservations, store
 from manifestry.adapters.ledgerbooks import ContentionError, NotReadyError
-from manifestry.adapters.reservations import Owner, Reservations
+from manifestry.adapters.reservations import Owner, Reservations, Upload
 from manifestry.adapters.storagebooks import StorageBooks
 from manifestry.core import errors, names
 from manifestry.core.storageartifacts import Live, State
-from manifestry.core.storagecharges import LEDGER, provisional
+from manifestry.core.storagecharges import LEDGER, landed, provisional
+from manifestry.core.storagecharges import upload as upload_key
 from manifestry.core.storagequotas import STEP_BYTES, UNLIMITED, Limits, Wanted
 
 ACME = Owner("acme", "team")
+ANY = "sha256:" + "0" * 64
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 Object = dict[str, Any]
 
@@ -134,7 +136,9 @@ async def test_without_a_limit_the_api_is_left_alone(world: World) -> None:
             await hold.grow(10**12)
             hold.keep()
             await hold.give_back()
-        await held.release(ACME, "u")
+            await hold.land(store.Blob(ANY, 10**12))
+            await hold.withdraw()
+        await held.release(ACME, "u", "t")
     assert (world.api.reads, world.api.writes, world.api.body) == (0, 0, None)
     with pytest.raises(RuntimeError):
         _ = Reservations().books
@@ -172,10 +176,73 @@ async def test_what_is_kept_stays_whatever_happens(world: World) -> None:
     with pytest.raises(asyncio.CancelledError):
         await break_off(world, 60, keep)
     assert world.api.held == {"u": 60}
-    await world.held.release(ACME, "u", 20)
-    assert world.api.held == {"u": 20}
+
+
+async def hold_upload(world: World, upload: Upload, size_bytes: int | None, uid: str = "u") -> None:
+    """Begin an upload and leave its charge."""
+    async with world.held.hold(ACME, uid, "a", size_bytes, upload=upload) as hold:
+        hold.keep()
+
+
+async def test_uploads_of_one_artifact_at_once_are_charged_each(world: World) -> None:
+    await world.limit(Limits(100, 1))
+    uploads = [Upload("one"), Upload("two"), Upload("two")]
+    assert len({each.token for each in uploads}) == 3
+    tasks = [hold_upload(world, each, 40) for each in uploads]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    refused = [each for each in results if isinstance(each, errors.Problem)]
+    assert [each.kind for each in refused] == [errors.QUOTA_EXCEEDED]
+    assert sorted(world.api.held.values()) == [0, 40, 40], "the artifact counts once, its uploads each"
+
+
+async def test_an_upload_that_broke_off_leaves_the_others_alone(world: World) -> None:
+    await world.limit(Limits(100))
+    await hold_upload(world, Upload("one", "t"), 40)
+    with pytest.raises(BrokeError):
+        async with world.held.hold(ACME, "u", "a", 60, upload=Upload("two")):
+            raise BrokeError
+    assert world.api.held == {"u": 0, upload_key("u", "t"): 40}
+    await world.held.release(ACME, "u", "t")
+    assert world.api.held == {"u": 0}
+    await world.held.release(ACME, "u", "t")
     world.api.failure = cluster.UnavailableError(503, "down", "down")
-    await world.held.release(ACME, "u")
+    await world.held.release(ACME, "u", "t")
+
+
+async def test_what_has_landed_is_the_files_and_trying_again_costs_nothing(world: World) -> None:
+    await world.limit(Limits(100))
+
+    async def put() -> None:
+        async with world.held.hold(ACME, "u", "a", None, upload=Upload("one")) as hold:
+            await hold.grow(50)
+            await hold.land(store.Blob(ANY, 50))
+            raise BrokeError
+
+    for _ in range(2):  # the record did not arrive, or its answer
+        with pytest.raises(BrokeError):
+            await put()
+        assert world.api.held == {"u": 0, landed("u", "one", ANY): 50}
+
+
+async def test_what_will_never_be_the_artifacts_is_withdrawn(world: World) -> None:
+    await world.limit(Limits(100))
+    async with world.held.hold(ACME, "u", "a", 60, upload=Upload()) as hold:
+        await hold.withdraw()
+        await hold.land(store.Blob(ANY, 60))
+        await hold.withdraw()
+    assert world.api.held == {"u": 0}
+
+
+async def test_a_session_holds_one_charge_over_all_its_requests(world: World) -> None:
+    await world.limit(Limits(100))
+    session = Upload("", "session")
+    await hold_upload(world, session, 60)
+    await hold_upload(world, session, 60)
+    async with world.held.hold(ACME, "u", "a", 60, upload=session) as hold:
+        hold.keep()
+        await hold.grow(60)
+        await hold.land(store.Blob(ANY, 60))
+    assert world.api.held == {"u": 0, landed("u", "", ANY): 60}
 
 
 async def test_a_charge_that_another_has_changed_is_not_taken_from_it(world: World) -> None:

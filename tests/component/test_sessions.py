@@ -20,6 +20,7 @@ from obstore.store import LocalStore as Folder
 from obstore.store import ObjectStore
 
 from manifestry.adapters import session_files, sessions, sessions_local, sessions_remote, store
+from manifestry.adapters.sessions_port import Sessions
 from manifestry.core import blobkeys, digests, uploads
 from manifestry.settings import StoreSettings
 from tests.component import sessions_child
@@ -34,7 +35,7 @@ CHILD = Path(__file__).with_name("sessions_child.py")
 class Place:
     """A store's sessions, and how to look behind them."""
 
-    sessions: sessions.Sessions
+    sessions: Sessions
     store: store.Store
     settings: Mapping[str, str]
     behind: ObjectStore
@@ -42,7 +43,7 @@ class Place:
     def keys(self, prefix: str = "") -> list[str]:
         return sorted(item["path"] for page in obstore.list(self.behind, prefix or None) for item in page)
 
-    def another(self) -> sessions.Sessions:
+    def another(self) -> Sessions:
         """Return what another replica would use."""
         return sessions.open_sessions(StoreSettings.from_mapping(self.settings), self.store)
 
@@ -117,10 +118,36 @@ async def test_what_was_appended_is_published(place: Place, tenant: str, sizes: 
 async def test_a_wrong_offset_changes_nothing(place: Place, tenant: str) -> None:
     session = await place.begin(tenant)
     await place.append(session, 0, b"hello")
-    for offset in (0, 4, 6) if isinstance(place.sessions, sessions_local.LocalSessions) else (0,):
+    for offset in (0, 4, 6):
         with pytest.raises(sessions.OffsetError):
             await place.append(session, offset, b"x")
     assert await place.offset(session) == 5
+    assert (await place.sessions.seal(session)).digest == digests.of(b"hello")
+
+
+async def test_a_replayed_append_does_not_cross_the_ones_after_it(place: Place, tenant: str) -> None:
+    session = await place.begin(tenant)
+    first, second = random.randbytes(9 * MIB), random.randbytes(3)
+    await place.append(session, await place.append(session, 0, first), second)
+    for offset in (
+        0,
+        1,
+        MIB,
+        len(first),
+        len(first) + 1,
+    ):  # inside of pieces and between them
+        with pytest.raises(sessions.OffsetError):
+            await place.another().append(session, offset, chunks(first), limit_bytes=len(first))
+    assert (await place.sessions.seal(session)).digest == digests.of(first + second)
+
+
+async def test_nothing_is_appended_to_a_session_that_is_gone(place: Place, tenant: str) -> None:
+    session = await place.begin(tenant)
+    await place.append(session, 0, b"hello")
+    await place.sessions.abort(session)
+    with pytest.raises(sessions.SessionNotFoundError):
+        await place.append(session, 5, b"more")
+    assert [key for key in place.keys("uploads") if session.session_id in key] == []
 
 
 async def test_of_many_at_one_offset_exactly_one_wins(place: Place, tenant: str) -> None:
@@ -177,7 +204,7 @@ async def test_what_came_before_a_stream_broke_stays(place: Place, tenant: str) 
 async def test_every_acknowledged_byte_outlives_a_kill(place: Place, tenant: str) -> None:
     session = await place.begin(tenant)
     env = {**os.environ, **place.settings, "PYTHONPATH": str(ROOT)}
-    acknowledged = 0
+    acknowledged, offset = 0, None
     for _ in range(4):
         argv = [sys.executable, str(CHILD), "loop", session.session_id]
         child = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
@@ -192,6 +219,7 @@ async def test_every_acknowledged_byte_outlives_a_kill(place: Place, tenant: str
         assert offset is not None
         assert offset >= acknowledged
     staged = await place.sessions.seal(session)
+    assert offset is not None
     assert staged.digest == digests.of(sessions_child.content(0, offset))
 
 
@@ -284,6 +312,21 @@ async def test_a_stale_seal_is_made_again_from_the_pieces(
     again = await place.sessions.seal(session)
     assert again[1:] == staged[1:]
     assert (await place.store.publish(tenant, again)).digest == digests.of(b"hello")
+
+
+async def test_what_came_in_one_piece_is_not_sent_to_a_bucket_again(
+    place: Place, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, data = await place.begin(tenant), random.randbytes(5 * MIB + 1)
+    await place.append(session, 0, data)
+
+    async def refuse(*_: object, **__: object) -> store.Staged:
+        raise AssertionError("the bytes are there already")
+
+    monkeypatch.setattr(place.store, "stage", refuse)
+    blob = await place.store.publish(tenant, await place.sessions.seal(session))
+    assert blob == store.Blob(digests.of(data), len(data))
+    assert await place.store.read(tenant, blob.digest, limit_bytes=len(data)) == data
 
 
 async def test_no_session_is_none(place: Place, tenant: str) -> None:
@@ -419,8 +462,13 @@ async def test_a_hung_disk_is_unavailable_within_the_timeout(
     used = sessions_local.LocalSessions(tmp_path, timeout_seconds=0.5)
     session = await used.create(uploads.Session(str(uuid.uuid4()), tenant, "t", "a", "u"), limit=1)
     sync: Callable[[int], None] = os.fdatasync
+
+    def hang(fd: int) -> None:
+        time.sleep(1.5)
+        sync(fd)
+
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fdatasync", lambda fd: (time.sleep(1.5), sync(fd)))
+        patched.setattr(os, "fdatasync", hang)
         started = time.monotonic()
         with pytest.raises(store.StoreUnavailableError):
             await used.append(session, 0, chunks(b"hello"), limit_bytes=5)

@@ -15,9 +15,9 @@ from manifestry.adapters import cluster, store_local
 from manifestry.adapters.storagebooks import StorageBooks
 from manifestry.core import conditions, names
 from manifestry.core.fetches import Fetched, Pending
-from manifestry.core.storagecharges import LEDGER
-from manifestry.core.storagequotas import Wanted
-from manifestry.handlers import artifacts, caches, storagequotas
+from manifestry.core.storagecharges import LEDGER, landed
+from manifestry.core.storagequotas import Limits, Wanted
+from manifestry.handlers import artifacts, caches, storagequotas, tenantquotas
 from manifestry.handlers.registry import Context
 from manifestry.handlers.storagestates import Storage
 
@@ -130,7 +130,8 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    api, fetches, woken = Api(), Fetches(), []
+    api, fetches = Api(), Fetches()
+    woken: list[tuple[str, str, str]] = []
     found: World
     clock = SimpleNamespace(now=lambda: NOW, monotonic=lambda: found.seconds)
     books = StorageBooks(cast("Any", api), now=clock.now, deadline_seconds=1)
@@ -304,3 +305,51 @@ async def test_one_tenants_failure_stops_no_other_and_is_told(
     with pytest.raises(cluster.UnavailableError):
         await storagequotas.resync(world.ctx)
     assert NAMESPACE in world.storage.stale
+
+
+async def summary(world: World) -> Any:
+    """Reconcile the TenantQuota after its pause; return its status and its version."""
+    world.seconds += tenantquotas.SUMMARY_SECONDS
+    await tenantquotas.reconcile(world.ctx, "", "q")
+    body = world.api.objects["TenantQuota", "q"]
+    return body["status"], body["metadata"]["resourceVersion"]
+
+
+async def test_a_quotas_status_says_what_its_tenants_store_and_is_written_on_a_change_only(
+    world: World,
+) -> None:
+    world.limit(maxBytes=10)
+    assert (await summary(world))[0]["tenants"] == []
+    world.artifact("a", inline={"text": "hello"})
+    world.artifact("b", upload={})
+    assert await world.reconcile("a") == ("True", "Stored")
+    await world.reconcile("b")
+    status, version = await summary(world)
+    stored = {"usedBytes": 5, "artifacts": 2}
+    assert (status["tenants"], status["storage"]) == ([{"tenant": "acme", "storage": stored}], stored)
+    assert (await summary(world))[1] == version
+    world.limit()
+    await world.ledger()
+    assert "storage" not in (await summary(world))[0]
+
+
+async def test_uploads_are_covered_by_what_the_facade_has_charged(world: World) -> None:
+    world.limit(maxBytes=10)
+    await world.ledger()
+    digests = {}
+    for name, data in (("one", b"hello"), ("two", b"world")):
+        blob = await world.ctx.store.put(UID, data)
+        digests[name] = blob.digest
+        wanted = Wanted("uid-a", "a", 5, upload=name)
+        assert (await world.storage.books.reserve(NAMESPACE, wanted, Limits(10))).reason == "Reserved"
+        key = landed("uid-a", name, blob.digest)
+        assert (await world.storage.books.land(NAMESPACE, wanted, key, Limits(10))).reason == "Reserved"
+    one = {"name": "one", "mediaType": "a/b", "upload": {"digest": digests["one"], "sizeBytes": 5}}
+    two = {"name": "two", "mediaType": "a/b", "upload": {}}
+    world.artifact("a", files=[one, two])
+    before = world.api.ledger_writes
+    assert await world.reconcile("a") == ("Unknown", "AwaitingUpload")
+    two["upload"] = {"digest": digests["two"], "sizeBytes": 5}
+    world.artifact("a", files=[one, two])
+    assert await world.reconcile("a") == ("True", "Stored")
+    assert (world.totals, world.api.ledger_writes) == ((10, 1, 0), before + 1)

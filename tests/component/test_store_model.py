@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.component import storemodel
+from tests.component import storemodel, storeplaces
 from tests.faults import crashes
 from tests.seaweed.server import S3Server
 
@@ -18,7 +18,7 @@ LOCAL = settings(COMMON, max_examples=40, stateful_step_count=40)
 REMOTE = settings(COMMON, max_examples=12, stateful_step_count=25)
 
 
-def check(make_place: Callable[[], storemodel.Place], how: settings) -> None:
+def check(make_place: Callable[[], storeplaces.Place], how: settings) -> None:
     fuse = crashes.Fuse()
 
     class Machine(storemodel.StoreMachine):
@@ -31,11 +31,11 @@ def check(make_place: Callable[[], storemodel.Place], how: settings) -> None:
 
 
 def test_a_local_store_does_what_the_model_does(tmp_path: Path) -> None:
-    check(lambda: storemodel.local_place(tmp_path), LOCAL)
+    check(lambda: storeplaces.local_place(tmp_path), LOCAL)
 
 
 def test_a_bucket_does_what_the_model_does(s3: S3Server) -> None:
-    check(lambda: storemodel.s3_place(s3), REMOTE)
+    check(lambda: storeplaces.s3_place(s3), REMOTE)
 
 
 @pytest.fixture(autouse=True)

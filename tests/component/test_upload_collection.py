@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from manifestry.adapters import cluster, sessions, store
-from manifestry.core import names, uploads
+from manifestry.adapters.ledgerbooks import NotReadyError
+from manifestry.core import names, storagecharges, uploads
 from manifestry.handlers import uploads as handler
 from manifestry.handlers.registry import Context
 from manifestry.settings import OperatorSettings, StoreSettings
@@ -36,11 +37,17 @@ class World:
     asked: int = 0
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     monotonic: float = 0.0
+    books: Any = None
 
     @property
     def ctx(self) -> Context:
         clock = SimpleNamespace(now=lambda: self.at, monotonic=lambda: self.monotonic)
-        return cast("Any", SimpleNamespace(client=self, clock=clock, settings=OperatorSettings()))
+        storage = None if self.books is None else SimpleNamespace(books=self.books)
+        namespaces = SimpleNamespace(namespaces=("team", "other"))
+        made = SimpleNamespace(
+            client=self, clock=clock, settings=OperatorSettings(), storage=storage, caches=namespaces
+        )
+        return cast("Context", made)
 
     async def get(self, resource: names.Resource, name: str, namespace: str) -> Any:
         assert (resource, namespace) == (names.ARTIFACTS, "team")
@@ -113,6 +120,70 @@ async def test_a_session_that_nobody_waits_for_goes_earlier(world: World, change
     assert world.asked == 0
     assert await world.collect(HOUR) == {"sessions": 1}
     assert world.files() == []
+
+
+@dataclass
+class Books:
+    """A storage ledger."""
+
+    account_: storagecharges.Account | None = None
+    released: list[tuple[str, str]] = field(default_factory=list)
+
+    def account(self, namespace: str) -> storagecharges.Account | None:
+        return self.account_ if namespace == "team" else None
+
+    async def release(self, namespace: str, key: str) -> bool:
+        self.released.append((namespace, key))
+        if self.account_ is None:
+            raise NotReadyError("no ledger")
+        return True
+
+
+@pytest.mark.parametrize("has_quota", [True, False])
+async def test_what_a_removed_session_was_charged_is_given_back(world: World, has_quota: bool) -> None:
+    books = world.books = Books(storagecharges.build([]) if has_quota else None)
+    session = await world.begin()
+    assert await world.collect(DAY) == {"sessions": 1}
+    assert books.released == [("team", storagecharges.upload(session.artifact_uid, session.session_id))]
+
+
+async def test_what_is_charged_for_a_session_that_was_never_made_is_given_back(world: World) -> None:
+    now, later = world.at, world.at + 3 * DAY
+    alive = await world.begin()
+    keys = {
+        "never made": storagecharges.upload("u", str(uuid.uuid4())),
+        "alive": storagecharges.upload(alive.artifact_uid, alive.session_id),
+        "a PUT": storagecharges.upload("u", uuid.uuid4().hex),
+        "new": storagecharges.upload("u", str(uuid.uuid4())),
+        "artifact": "u",
+    }
+    charges = [
+        storagecharges.Charge(keys["never made"], "a", now, 7, expires=later),
+        storagecharges.Charge(keys["alive"], "a", now, 7, expires=later),
+        storagecharges.Charge(keys["a PUT"], "a", now, 7),
+        storagecharges.Charge(keys["new"], "a", now + MINUTE, 7, expires=later),
+        storagecharges.Charge("u", "a", now),
+    ]
+    books = world.books = Books(storagecharges.build(charges))
+    assert await world.collect(HOUR - MINUTE) == {}
+    assert await world.collect(HOUR + MINUTE / 2) == {"charges": 1}
+    assert books.released == [("team", keys["never made"])]
+
+
+async def test_a_session_for_bytes_that_were_lost_is_awaited(world: World) -> None:
+    session = await world.begin()
+    artifact = world.artifacts["a"]
+    artifact["metadata"]["generation"] = 1
+    artifact["spec"]["upload"] = {"digest": "sha256:" + "0" * 64}
+    conditions = [
+        {"type": "Ready", "status": "False", "reason": "Missing", "message": "", "lastTransitionTime": "x"},
+        {"type": "Stalled", "status": "True", "reason": "Missing", "message": "", "lastTransitionTime": "x"},
+    ]
+    artifact["status"] = {"observedGeneration": 1, "conditions": conditions}
+    assert await world.collect(HOUR) == {}
+    artifact["metadata"]["uid"] = "another"
+    assert await world.collect(HOUR) == {"sessions": 1}
+    assert await world.sessions.head(session.session_id) is None
 
 
 async def test_an_awaited_session_is_asked_for_and_kept(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Find the programs that hack/kind builds from Go modules, building them where they have never been built."""
+"""Find the programs that hack/kind has, builds from Go modules or takes out of a kind node."""
 
 import functools
 import json
@@ -13,16 +13,20 @@ ROOT = Path(__file__).resolve().parents[2]
 _BUILD_SECONDS = 3600.0
 
 
-class NoGoError(RuntimeError):
-    """There is neither a built program nor a Go to build it with."""
+# What hack/kind ends with where something has to be installed first.
+_EXIT_MISSING = 2
+
+
+class NoProgramError(RuntimeError):
+    """A program is not there, and there is neither a Go to build it with nor a kind node to take it from."""
 
 
 class BuildError(RuntimeError):
-    """There is a Go, but the build failed."""
+    """There is a Go or a node, but it did not give the program."""
 
 
 @functools.cache
-def _outcome(name: str) -> Path | NoGoError | BuildError:
+def _outcome(name: str) -> Path | NoProgramError | BuildError:
     variable = f"MANIFESTRY_{name.upper()}"
     given = os.environ.get(variable)
     if given:
@@ -34,9 +38,16 @@ def _outcome(name: str) -> Path | NoGoError | BuildError:
     )
     if done.returncode == 0:
         return Path(json.loads(done.stdout)[name])
-    if shutil.which("go") is None:
-        return NoGoError("needs Go for the control-plane-only profile")
+    if done.returncode == _EXIT_MISSING:
+        return NoProgramError(missing_reason(name))
     return BuildError(f"`{' '.join(argv)}` ended with {done.returncode}: {done.stdout}")
+
+
+def missing_reason(name: str) -> str:
+    """Return why a test that needs the program cannot run."""
+    if name == "kb":
+        return "needs Go, or a kind node (`python3 hack/kind up`), for the control-plane-only profile"
+    return f"needs {name} on PATH, or Go to build it"
 
 
 def program(name: str) -> Path:
@@ -45,8 +56,8 @@ def program(name: str) -> Path:
     `MANIFESTRY_<NAME>` names one that is there already.
 
     Raises:
-        NoGoError: it was never built, and there is no Go.
-        BuildError: the build failed, or the variable names no file.
+        NoProgramError: it is not there, and cannot be had.
+        BuildError: the build or the copy failed, or the variable names no file.
     """
     outcome = _outcome(name)
     if isinstance(outcome, Exception):
@@ -58,9 +69,9 @@ def kubectl_argv() -> list[str]:
     """Return how kubectl is run without the multi-call binary.
 
     Raises:
-        NoGoError: there is none on PATH.
+        NoProgramError: there is none on PATH.
     """
     found = shutil.which("kubectl")
     if found is None:
-        raise NoGoError("needs kubectl on PATH, or Go for the control-plane-only profile")
+        raise NoProgramError("needs kubectl on PATH")
     return [found]

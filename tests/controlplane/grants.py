@@ -26,7 +26,7 @@ def chart_objects(namespace: str, *values: str) -> Sequence[Object]:
     """Return what the chart renders with its own values, and with those in `values` (`a.b=c`).
 
     Raises:
-        NoGoError, BuildError: there is no helm.
+        NoProgramError, BuildError: there is no helm.
     """
     argv = [str(binaries.program("helm")), "template", "manifestry", str(_CHART), "--namespace", namespace]
     argv += [f"--set={value}" for value in values]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -37,7 +37,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     with capture.global_and_fixture_disabled():
         for program in (program for program, fixtures in _PROGRAMS.items() if fixtures & asked):
             # A failure is told by the fixture of each test that needs the program.
-            with suppress(binaries.NoGoError, binaries.BuildError):
+            with suppress(binaries.NoProgramError, binaries.BuildError):
                 binaries.program(program)
 
 
@@ -52,10 +52,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def _binary() -> Path:
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Refuse the test where a program is missing, whoever asked for it."""
     try:
-        return binaries.program("kb")
-    except binaries.NoGoError as error:
+        yield
+    except binaries.NoProgramError as error:
         refuse(str(error))
 
 
@@ -67,7 +69,9 @@ def refuse(reason: str) -> NoReturn:
 
 
 def _started(root: Path, *, crds: bool) -> ControlPlane:
-    cp = ControlPlane(_binary(), root)
+    with _refusing():
+        binary = binaries.program("kb")
+    cp = ControlPlane(binary, root)
     try:
         cp.start(crds=crds)
     except BaseException as error:
@@ -102,10 +106,13 @@ def make_control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mak
 def cluster_api(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ClusterApi]:
-    """Give an administrator's view of the control plane, or without Go of the current kind cluster."""
+    """Give an administrator's view of the control plane, or of the kind cluster of the current kubeconfig.
+
+    The latter where the control plane's programs cannot be had.
+    """
     try:
         binaries.program("kb")
-    except binaries.NoGoError as error:
+    except binaries.NoProgramError as error:
         cluster = current_cluster(str(error), tmp_path_factory.mktemp("cluster"))
         cluster.apply_crds()
         yield cluster
@@ -119,7 +126,10 @@ def current_cluster(reason: str, folder: Path) -> ClusterApi:
     path = Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
     if not path.is_file():
         refuse(f"{reason}, or a kind cluster in KUBECONFIG")
-    access = kubeconfigs.read(path)
+    try:
+        access = kubeconfigs.read(path)
+    except kubeconfigs.UnsupportedKubeconfigError as error:
+        refuse(f"{reason}; {error}")
     # CRDs are replaced and namespaces made: never in a cluster that somebody works with.
     if not access.context.startswith("kind-"):
         refuse(f"{reason}; the current context {access.context!r} is not a kind cluster's")
@@ -161,7 +171,8 @@ def start_operator(tmp_path: Path) -> Iterator[StartOperator]:
             kubeconfig: Path | None = None,
             wait: bool = True,
         ) -> processes.OperatorProcess:
-            process = processes.operator(cp, processes.Setup(tmp_path, env or {}, grant, kubeconfig))
+            with _refusing():
+                process = processes.operator(cp, processes.Setup(tmp_path, env or {}, grant, kubeconfig))
             stack.callback(_quietly, processes.release_lease, cp)
             return _run(stack, process, wait=wait)
 
@@ -185,7 +196,8 @@ def start_facade(tmp_path: Path) -> Iterator[StartFacade]:
             register: bool = True,
             wait: bool = True,
         ) -> processes.FacadeProcess:
-            process = processes.facade(cp, processes.Setup(tmp_path, env or {}, grant, kubeconfig))
+            with _refusing():
+                process = processes.facade(cp, processes.Setup(tmp_path, env or {}, grant, kubeconfig))
             if register:
                 webhooks.register_webhook(cp, process.webhook_url, process.webhook_ca_pem)
                 stack.callback(_quietly, webhooks.unregister_webhook, cp)

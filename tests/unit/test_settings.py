@@ -37,6 +37,17 @@ def test_all_bad_variables_are_reported_at_once_without_their_values() -> None:
     assert "sensitive" not in message
 
 
+@pytest.mark.parametrize("section", [settings.OperatorSettings, settings.ApiSettings])
+@pytest.mark.parametrize("name", ["Operator", "a/b", "-a", "a_b", "a..b", "x" * 64])
+def test_a_name_that_the_api_server_would_refuse_is_refused_at_once(
+    section: type[settings._Section], name: str
+) -> None:
+    with pytest.raises(settings.SettingsError, match="MANIFESTRY_LEASE_NAME"):
+        section.from_mapping({"MANIFESTRY_LEASE_NAME": name})
+    with pytest.raises(settings.SettingsError, match="MANIFESTRY_NAMESPACE"):
+        settings.ClusterSettings.from_mapping({"MANIFESTRY_NAMESPACE": name})
+
+
 def test_bad_variables_of_different_sections_are_reported_at_once() -> None:
     env = {"MANIFESTRY_WORKERS": "0", "MANIFESTRY_STORE_TYPE": "floppy"}
     with pytest.raises(settings.SettingsError, match=r"MANIFESTRY_WORKERS.*MANIFESTRY_STORE_TYPE"):

@@ -7,22 +7,24 @@ References: https://kubernetes.io/docs/reference/access-authn-authz/extensible-a
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from manifestry.adapters import cluster, ledgers
-from manifestry.core import admission, errors, names, quotas
-from manifestry_api import deps
+from manifestry.core import admission, audit, errors, names, quotas
+from manifestry_api import bodies, deps, heads, reviews
 
 PATH = "/admission/jobs"
 DEADLINE_SECONDS = 4.0
+READ_SECONDS = 2.0
+AUDIT_SECONDS = 0.5
 BODY_MAX_BYTES = 4 << 20  # an object in etcd has at most 1.5 MiB, JSON escapes it to some more
 INTERNAL = admission.Decision(False, 500, "InternalError", "manifestry: the webhook failed unexpectedly")
 logger = logging.getLogger(__name__)
@@ -30,32 +32,57 @@ logger = logging.getLogger(__name__)
 
 def create_webhook_app(ports: deps.Ports) -> Starlette:
     """Return the small application that only answers admission reviews."""
-    app = Starlette(routes=[Route(PATH, review, methods=["POST"])])
+    app = Starlette(
+        routes=[Route(PATH, review, methods=["POST"])],
+        middleware=[Middleware(heads.Refused, answer=_refusal)],
+    )
     app.state.ports = ports
     return app
 
 
 async def review(request: Request) -> Response:
-    """Answer one AdmissionReview; 400 or 413 when it is none."""
+    """Answer one AdmissionReview, and record what was decided; 400 or 413 when it is none."""
     ports = await deps.get_ports(request)
-    data = await _read(request)
-    if data is None:
-        return PlainTextResponse("the review is too large", 413)
+    received = ports.clock()
     try:
-        asked = admission.parse_review(json.loads(data))
-    except (errors.Problem, ValueError, RecursionError) as error:
-        detail = error.detail if isinstance(error, errors.Problem) else "the review must be JSON"
-        return PlainTextResponse(detail, 400)
-    return JSONResponse(admission.render_review(asked.review_uid, await decide(ports, asked)))
+        body = await _read(request)
+        asked = admission.parse_review(body)
+    except errors.Problem as problem:
+        event = reviews.refused(request, problem, (received, ports.clock()))
+        await _record(ports, event)
+        return _refusal(problem, request)
+    decision = await decide(ports, asked)
+    times = (received, ports.clock())
+    await _record(ports, reviews.decided(request, reviews.parse_origin(body), asked, decision, times))
+    return JSONResponse(admission.render_review(asked.review_uid, decision))
 
 
-async def _read(request: Request) -> bytes | None:
+def _refusal(problem: errors.Problem, _request: Request) -> Response:
+    return PlainTextResponse(problem.detail, problem.kind.status, dict(problem.headers))
+
+
+async def _record(ports: deps.Ports, event: audit.Event) -> None:
+    record = audit.record(event)
+    try:
+        async with asyncio.timeout(AUDIT_SECONDS):
+            await ports.audit.write(record)
+    except (OSError, TimeoutError):
+        logger.exception("audit record could not be written", extra={"auditId": record["auditID"]})
+
+
+async def _read(request: Request) -> Any:
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > BODY_MAX_BYTES:
-            return None
-    return bytes(data)
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > BODY_MAX_BYTES:
+                    raise errors.Problem(errors.PAYLOAD_TOO_LARGE, "the review is too large")
+    except TimeoutError:
+        raise errors.Problem(errors.BAD_REQUEST, "the review must come at once") from None
+    except ClientDisconnect:
+        raise errors.Problem(errors.BAD_REQUEST, "the client left before the last byte") from None
+    return bodies.loads(data)
 
 
 async def decide(ports: deps.Ports, asked: admission.Request) -> admission.Decision:
@@ -95,6 +122,8 @@ async def _tenant(ports: deps.Ports, namespace: str) -> str | None:
     found = ports.tenants.of_namespace(namespace)
     if found is not None or ("", namespace) in ports.caches.namespaces.items:
         return found.name if found else None
+    if not names.is_dns_label(namespace):
+        return None
     try:
         ports.caches.namespaces.observe(await ports.client.get(names.NAMESPACES, namespace))
     except cluster.NotFoundError:

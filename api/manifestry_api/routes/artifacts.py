@@ -6,12 +6,13 @@ from fastapi import Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.core import access, changes, errors, inputs, names, pages, requests
+from manifestry.core import access, changes, errors, inputs, names, requests
 from manifestry_api import (
     answers,
     bodies,
     creations,
     deps,
+    listings,
     lookups,
     representations,
     schemas,
@@ -40,7 +41,7 @@ _CREATED: answers.Documented = {
         "model": views.ArtifactView,
         "headers": {**answers.LOCATION, **answers.APPLIED, **answers.ETAG},
     },
-    **answers.refusal(409, "An artifact of this name exists"),
+    **answers.refusal(409, "An artifact of this name exists", errors.ALREADY_EXISTS),
     **answers.refusal(415, "The body is not JSON"),
     **answers.refusal(429, "The tenant's storage quota is used up"),
 }
@@ -99,24 +100,14 @@ def _created(found: lookups.Object, caller: deps.Caller, preferred: waiting.Pref
 
 @router.get(
     "/artifacts",
-    responses={
-        200: {"model": views.ArtifactPage},
-        **answers.refusal(410, "The page token has expired"),
-    },
+    responses={200: {"model": views.ArtifactPage}, **answers.EXPIRED},
 )
 async def list_artifacts(
     ports: deps.PortsDep, caller: Reader, query: Annotated[schemas.ArtifactQuery, Query()]
 ) -> Response:
     """List the tenant's artifacts, newest first, in pages that stay stable while artifacts come and go."""
-    wanted = lookups.Filter.parse(query)
-    filters = query.model_dump(by_alias=True, exclude={"limit", "token"}, exclude_none=True)
-    found = (
-        body
-        for body in lookups.of_tenant(ports.caches.artifacts, caller)
-        if wanted.holds(body) and _matches(body, query)
-    )
-    asked = pages.Query(query.limit, query.token, {"list": "artifacts", "tenant": caller.tenant, **filters})
-    page = pages.take(found, pages.newest_first, asked, ports.clock())
+    cache = ports.caches.artifacts
+    page = listings.take(ports, caller, cache, query, lambda body: _matches(body, query))
     items = [representations.artifact_summary(body, caller.tenant) for body in page.items]
     return answers.json(representations.page(items, page.token))
 
@@ -137,7 +128,11 @@ def _digests(body: lookups.Object) -> set[str]:
 @router.head(
     "/artifacts/{name}",
     response_class=Response,
-    responses={200: {"description": "The artifact's headers.", "headers": answers.ETAG}},
+    responses={
+        200: {"description": "The artifact's headers.", "headers": answers.ETAG},
+        **answers.NOT_MODIFIED,
+        **answers.PRECONDITION,
+    },
     openapi_extra={"parameters": _CONDITIONS},
 )
 @router.get(

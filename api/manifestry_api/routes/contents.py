@@ -6,7 +6,8 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.core import access, errors, etags
+from manifestry.adapters import store
+from manifestry.core import access, errors, etags, manifests
 from manifestry_api import answers, deps, downloads, lookups, representations, uploads, views
 
 router = deps.api_router(tags=["contents"])
@@ -15,8 +16,6 @@ Reader = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_REA
 Downloader = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_DOWNLOAD))]
 Writer = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_WRITE))]
 
-MANIFEST_MEDIA_TYPE = "application/vnd.oci.image.manifest.v1+json"
-MANIFEST_MAX_BYTES = 4 << 20
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _PAYLOAD_HEADERS = {
     "ETag": answers.header("The payload's digest.", f'"sha256:{"0" * 64}"'),
@@ -27,12 +26,12 @@ _PAYLOAD_HEADERS = {
 PAYLOAD: answers.Documented = {
     200: {
         "description": "The payload.",
-        "content": {"application/octet-stream": _BINARY},
+        "content": {"*/*": _BINARY},
         "headers": _PAYLOAD_HEADERS,
     },
     206: {
         "description": "One part of the payload, or several with a frame around each.",
-        "content": {"application/octet-stream": _BINARY, "multipart/byteranges": _BINARY},
+        "content": {"*/*": _BINARY, "multipart/byteranges": _BINARY},
         "headers": {
             **_PAYLOAD_HEADERS,
             "Content-Range": answers.header("Which part, when it is one.", "bytes 0-99/1234"),
@@ -49,7 +48,9 @@ PAYLOAD: answers.Documented = {
 }
 HEADERS_ONLY: answers.Documented = {
     200: {"description": "The payload's headers.", "headers": _PAYLOAD_HEADERS},
+    304: {"description": "The client has this payload.", "headers": _PAYLOAD_HEADERS},
     **answers.PRECONDITION,
+    **answers.refusal(409, "The artifact is not ready"),
 }
 CONDITIONS = [
     answers.IF_MATCH,
@@ -65,9 +66,18 @@ UPLOAD: dict[str, Any] = {
         answers.PREFER,
     ],
 }
+_STORED_HEADERS = {
+    **answers.ETAG,
+    **answers.APPLIED,
+    "Content-Location": answers.header("The artifact that the answer shows.", "/artifacts/report-2026"),
+}
 UPLOADED: answers.Documented = {
-    200: {"description": "Stored and verified.", "model": views.ArtifactView},
-    202: {"description": "Stored; not ready within the time to wait.", "model": views.ArtifactView},
+    200: {"description": "Stored and verified.", "model": views.ArtifactView, "headers": _STORED_HEADERS},
+    202: {
+        "description": "Stored; not ready within the time to wait.",
+        "model": views.ArtifactView,
+        "headers": _STORED_HEADERS,
+    },
     **answers.refusal(409, "The artifact takes no upload, or has other bytes already"),
     **answers.refusal(415, "`Content-Type` is not the artifact's media type"),
     **answers.refusal(429, "The tenant's storage quota is used up"),
@@ -119,12 +129,14 @@ SHORT = (get_content, head_content)
     responses={
         200: {
             "description": "The canonical manifest; its digest is the manifest pointer.",
-            "content": {MANIFEST_MEDIA_TYPE: {"schema": {"type": "object"}}},
+            "content": {manifests.MEDIA_TYPE: {"schema": {"type": "object"}}},
             "headers": {key: _PAYLOAD_HEADERS[key] for key in ("ETag", "Repr-Digest")},
         },
         **answers.NOT_MODIFIED,
+        **answers.PRECONDITION,
+        **answers.refusal(409, "The artifact is not ready"),
     },
-    openapi_extra={"parameters": [answers.IF_NONE_MATCH]},
+    openapi_extra={"parameters": [answers.IF_MATCH, answers.IF_NONE_MATCH]},
 )
 async def get_manifest(name: str, request: Request, ports: deps.PortsDep, caller: Reader) -> Response:
     """Read the OCI image manifest, byte for byte as it was hashed."""
@@ -133,8 +145,11 @@ async def get_manifest(name: str, request: Request, ports: deps.PortsDep, caller
     etag = etags.strong(digest)
     if unchanged := answers.not_modified(request, etag):
         return unchanged
-    content = await ports.store.read(caller.tenant_uid, digest, limit_bytes=MANIFEST_MAX_BYTES)
-    headers = {**downloads.immutable(digest, etag), "Content-Type": MANIFEST_MEDIA_TYPE}
+    try:
+        content = await ports.store.read(caller.tenant_uid, digest, limit_bytes=manifests.MAX_BYTES)
+    except store.BlobNotFoundError as error:
+        raise errors.Problem(errors.INTERNAL, "the stored bytes of this manifest are missing") from error
+    headers = {**downloads.immutable(digest, etag), "Content-Type": manifests.MEDIA_TYPE}
     return Response(content, headers=headers)
 
 

@@ -16,7 +16,7 @@ router = deps.api_router(tags=["garbage"])
 Collector = Annotated[deps.Caller, Depends(deps.require(access.Action.GARBAGE_COLLECT))]
 
 
-@router.get("/garbage", responses={200: {"model": views.GarbagePage}})
+@router.get("/garbage", responses={200: {"model": views.GarbagePage}, **answers.EXPIRED})
 async def list_garbage(
     ports: deps.PortsDep, caller: Collector, query: Annotated[schemas.PageQuery, Query()]
 ) -> Response:

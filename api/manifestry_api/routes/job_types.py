@@ -18,7 +18,7 @@ def _by_name(body: lookups.Object) -> pages.Key:
     return (str(body["metadata"]["name"]),)
 
 
-@router.get("/job-types", responses={200: {"model": views.JobTypePage}})
+@router.get("/job-types", responses={200: {"model": views.JobTypePage}, **answers.EXPIRED})
 async def list_job_types(
     ports: deps.PortsDep,
     caller: Reader,  # noqa: ARG001 - the guard
@@ -33,8 +33,12 @@ async def list_job_types(
 
 @router.get(
     "/job-types/{name}",
-    responses={200: {"model": views.JobTypeView, "headers": answers.ETAG}, **answers.NOT_MODIFIED},
-    openapi_extra={"parameters": [answers.IF_NONE_MATCH]},
+    responses={
+        200: {"model": views.JobTypeView, "headers": answers.ETAG},
+        **answers.NOT_MODIFIED,
+        **answers.PRECONDITION,
+    },
+    openapi_extra={"parameters": [answers.IF_MATCH, answers.IF_NONE_MATCH]},
 )
 async def get_job_type(name: str, request: Request, ports: deps.PortsDep, caller: Reader) -> Response:  # noqa: ARG001
     """Show one job type: the JSON Schema of its parameters, its defaults, what a job may override."""

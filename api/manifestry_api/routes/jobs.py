@@ -7,12 +7,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from manifestry.adapters import cluster
-from manifestry.core import access, controls, errors, pages
+from manifestry.core import access, controls, errors
 from manifestry.core import jobs as core_jobs
 from manifestry_api import (
     answers,
     bodies,
     deps,
+    listings,
     lookups,
     refusals,
     representations,
@@ -35,13 +36,21 @@ _SUBMITTED: answers.Documented = {
     202: {
         "description": "Accepted; the same answer for a replay.",
         "model": views.JobView,
-        "headers": {**answers.LOCATION, REPLAYED: answers.header("`true` on a replay.", "true")},
+        "headers": {
+            **answers.LOCATION,
+            **answers.ETAG,
+            REPLAYED: answers.header("`true` on a replay.", "true"),
+        },
     },
-    **answers.refusal(409, "A job of this name exists"),
+    **answers.refusal(409, "A job of this name exists", errors.ALREADY_EXISTS),
     **answers.refusal(415, "The body is not JSON"),
 }
 _ACCEPTED: answers.Documented = {
-    202: {"description": "Accepted.", "model": views.JobView},
+    202: {
+        "description": "Accepted.",
+        "model": views.JobView,
+        "headers": {**answers.LOCATION, **answers.ETAG},
+    },
     **answers.refusal(409, "Not legal in the job's state"),
     **answers.PRECONDITION,
 }
@@ -51,7 +60,7 @@ _KEY = answers.parameter(
     "A replay with the same key gives the same job for as long as the job exists; the same key with another "
     "body is 422. Keys belong to the actor.",
     type="string",
-    minLength=1,
+    pattern="^[!-~]([ -~]*[!-~])?$",
     maxLength=submissions.KEY_MAX_LENGTH,
 )
 
@@ -95,21 +104,13 @@ def _etag(ports: deps.Ports, job: lookups.Object) -> str:
 
 @router.get(
     "/jobs",
-    responses={200: {"model": views.JobPage}, **answers.refusal(410, "The page token has expired")},
+    responses={200: {"model": views.JobPage}, **answers.EXPIRED},
 )
 async def list_jobs(
     ports: deps.PortsDep, caller: Reader, query: Annotated[schemas.JobQuery, Query()]
 ) -> Response:
     """List the tenant's jobs, newest first, in pages that stay stable while jobs come and go."""
-    wanted = lookups.Filter.parse(query)
-    filters = query.model_dump(by_alias=True, exclude={"limit", "token"}, exclude_none=True)
-    found = (
-        body
-        for body in lookups.of_tenant(ports.caches.jobs, caller)
-        if wanted.holds(body) and _matches(body, query)
-    )
-    asked = pages.Query(query.limit, query.token, {"list": "jobs", "tenant": caller.tenant, **filters})
-    page = pages.take(found, pages.newest_first, asked, ports.clock())
+    page = listings.take(ports, caller, ports.caches.jobs, query, lambda body: _matches(body, query))
     items = [representations.job_summary(body, caller.tenant) for body in page.items]
     return answers.json(representations.page(items, page.token))
 
@@ -123,7 +124,11 @@ def _matches(body: lookups.Object, query: schemas.JobQuery) -> bool:
 @router.head(
     "/jobs/{name}",
     response_class=Response,
-    responses={200: {"description": "The job's headers.", "headers": answers.ETAG}},
+    responses={
+        200: {"description": "The job's headers.", "headers": answers.ETAG},
+        **answers.NOT_MODIFIED,
+        **answers.PRECONDITION,
+    },
     openapi_extra={"parameters": _CONDITIONS},
 )
 @router.get(

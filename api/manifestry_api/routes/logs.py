@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -33,7 +33,7 @@ _LOG: answers.Documented = {
     **answers.refusal(409, "The job has no log yet, and `follow` is false"),
     **answers.refusal(416, "The log is shorter than `offset`: it was rotated; begin again without it"),
 }
-_RESUME = answers.parameter("Last-Event-ID", "The same as `offset`.", type="integer", minimum=0)
+_RESUME = answers.parameter("Last-Event-ID", "The same as `offset`.", type="string", pattern="^[0-9]{1,15}$")
 
 
 class Followers:
@@ -136,9 +136,7 @@ def _offset(text: str | None) -> int:
 
 
 def _rfc3339(time: datetime) -> str:
-    if time.tzinfo is None:
-        raise errors.invalid("query:sinceTime", "`sinceTime` must have a time zone, such as 'Z'")
-    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _headers(name: str, asked: tails.Asked) -> dict[str, str]:

@@ -7,7 +7,7 @@ from fastapi import Depends, Query
 from starlette.responses import Response
 
 from manifestry.core import access, names, pages, positions, quotas, storagecharges
-from manifestry_api import answers, deps, lookups, representations, schemas, views
+from manifestry_api import answers, deps, listings, lookups, representations, schemas, views
 
 router = deps.api_router(tags=["quotas"])
 
@@ -19,7 +19,7 @@ async def list_quotas(ports: deps.PortsDep, caller: Reader) -> Response:
     """Show usage and limits of every job type, and of storage."""
     ledgers = ports.caches.quota_ledgers.in_namespace(caller.namespace)
     known = ({name for _, name in ports.caches.job_types.items} | {*ledgers}) - {storagecharges.LEDGER}
-    artifacts, limits = lookups.of_tenant(ports.caches.artifacts, caller), ports.reservations.limits(caller)
+    artifacts, limits = listings.of_tenant(ports.caches.artifacts, caller), ports.reservations.limits(caller)
     account = ports.reservations.books.account(caller.namespace) if limits.is_set else None
     storage = positions.storage(artifacts, limits, account)
     items = [_row(ports, caller, name) for name in sorted(known)]
@@ -33,7 +33,7 @@ async def get_quota(job_type: str, ports: deps.PortsDep, caller: Reader) -> Resp
     return answers.json(_row(ports, caller, job_type))
 
 
-@router.get("/quotas/{job_type}/queue", responses={200: {"model": views.QueuePage}})
+@router.get("/quotas/{job_type}/queue", responses={200: {"model": views.QueuePage}, **answers.EXPIRED})
 async def get_queue(
     job_type: str, ports: deps.PortsDep, caller: Reader, query: Annotated[schemas.PageQuery, Query()]
 ) -> Response:

@@ -54,11 +54,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .Values.storage.region | quote }}
 - name: MANIFESTRY_STORE_ALLOW_HTTP
   value: {{ .Values.storage.allowHttp | quote }}
+{{- if eq .Values.storage.type "azure" }}
+- name: MANIFESTRY_STORE_ACCESS_KEY_ID
+  value: {{ required "`storage.account` must be set for azure" .Values.storage.account | quote }}
+{{- end }}
 {{- with .Values.storage.existingSecret }}
+{{- if eq $.Values.storage.type "s3" }}
 - name: MANIFESTRY_STORE_ACCESS_KEY_ID
   valueFrom: {secretKeyRef: {name: {{ . }}, key: accessKeyId}}
+{{- end }}
 - name: MANIFESTRY_STORE_SECRET_ACCESS_KEY
-  valueFrom: {secretKeyRef: {name: {{ . }}, key: secretAccessKey}}
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ get (dict "s3" "secretAccessKey" "gcs" "serviceAccountKey" "azure" "accountKey") $.Values.storage.type }}}}
+{{- end }}
+{{- with .Values.storage.extraEnv }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 - name: MANIFESTRY_NAMESPACE

@@ -22,7 +22,7 @@ from manifestry.adapters.apierrors import (
     UnauthorizedError,
     UnavailableError,
 )
-from manifestry.adapters.transport import Observer
+from manifestry.adapters.transport import Observer, OversizeError
 from manifestry.adapters.watchevents import WatchEvent
 from manifestry.core import names
 
@@ -38,6 +38,7 @@ __all__ = [
     "NotFoundError",
     "Object",
     "Observer",
+    "OversizeError",
     "TooManyRequestsError",
     "UnauthorizedError",
     "UnavailableError",
@@ -48,6 +49,7 @@ Object = dict[str, Any]
 Objects = list[Object]
 Propagation = Literal["Background", "Foreground", "Orphan"]
 
+LARGER_PAGES = 4
 MERGE_PATCH = "application/merge-patch+json"
 WATCH_INACTIVITY_SECONDS = 70.0  # the server sends a bookmark about every 60 s
 LOG_INACTIVITY_SECONDS = 30.0  # without follow the kubelet sends what it has at once
@@ -166,39 +168,60 @@ class KubeClient:
         """
         query = _selectors(label_selector, field_selector)
         try:
-            return await self._pages(resource, namespace, {**query, "limit": str(page_size)})
-        except GoneError:  # the first page's snapshot was compacted: once more, in one piece
-            return await self._pages(resource, namespace, query)
+            return await self._collect(resource, namespace, query, page_size)
+        except GoneError:  # the first page's snapshot was compacted: once more, in fewer pieces
+            return await self._collect(resource, namespace, query, page_size * LARGER_PAGES)
 
     async def pages(
-        self, resource: names.Resource, namespace: str | None = None, *, page_size: int = 500
+        self,
+        resource: names.Resource,
+        namespace: str | None = None,
+        *,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+        page_size: int = 500,
     ) -> AsyncGenerator[Objects, None]:
         """Read all objects as they are at the first page, live, and yield them page by page.
 
         Raises:
             GoneError: the reader was so slow that the snapshot has expired.
         """
+        query = _selectors(label_selector, field_selector)
+        async for page in self._pages(resource, namespace, query, page_size):
+            yield [_typed(item, resource) for item in page.get("items") or ()]
+
+    async def _collect(
+        self, resource: names.Resource, namespace: str | None, query: Mapping[str, str], page_size: int
+    ) -> tuple[Objects, str]:
+        items: Objects = []
+        version = ""
+        async for page in self._pages(resource, namespace, query, page_size):
+            items.extend(_typed(item, resource) for item in page.get("items") or ())
+            version = page["metadata"]["resourceVersion"]
+        return items, version
+
+    async def _pages(
+        self, resource: names.Resource, namespace: str | None, query: Mapping[str, str], page_size: int
+    ) -> AsyncGenerator[Object, None]:
+        """Yield the pages; one that is too large to be read is asked for again in smaller ones.
+
+        Objects may be as large as etcd takes them, so a page of some hundred has no useful bound: without
+        this, a few large objects of one tenant would keep everybody's from being listed.
+        """
         token = ""
         while True:
-            asked = {"limit": str(page_size)} | ({"continue": token} if token else {})
-            page = await self._json("list", "GET", resource, namespace, query=asked)
-            yield [_typed(item, resource) for item in page.get("items") or ()]
+            asked = {**query, "limit": str(page_size)} | ({"continue": token} if token else {})
+            try:
+                page = await self._json("list", "GET", resource, namespace, query=asked)
+            except OversizeError:
+                if page_size == 1:
+                    raise
+                page_size = max(1, page_size // 8)
+                continue
+            yield page
             token = page["metadata"].get("continue") or ""
             if not token:
                 return
-
-    async def _pages(
-        self, resource: names.Resource, namespace: str | None, query: Mapping[str, str]
-    ) -> tuple[Objects, str]:
-        items: Objects = []
-        token = ""
-        while True:
-            asked = {**query, "continue": token} if token else query
-            page = await self._json("list", "GET", resource, namespace, query=asked)
-            items.extend(_typed(item, resource) for item in page.get("items") or ())
-            token = page["metadata"].get("continue") or ""
-            if not token:
-                return items, page["metadata"]["resourceVersion"]
 
     async def watch(
         self,

@@ -1,6 +1,7 @@
 """The order in which waiting keys are served: urgent ones first, then round-robin over the namespaces."""
 
 from collections import OrderedDict
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 Key = tuple[str, str, str]
@@ -41,13 +42,18 @@ class FairQueue:
         else:
             self._turns.setdefault(key[1], OrderedDict()).setdefault(key, now)
 
-    def pop(self) -> Waiting | None:
-        """Take the next key, or None."""
+    def pop(self, full: AbstractSet[str] = frozenset()) -> Waiting | None:
+        """Take the next key, or None.
+
+        Args:
+            full: namespaces that have their share of the workers already; only their urgent keys are taken.
+        """
         if self._urgent:
             return Waiting(*self._urgent.popitem(last=False))
-        if not self._turns:
+        namespace = next((each for each in self._turns if each not in full), None)
+        if namespace is None:
             return None
-        namespace, keys = self._turns.popitem(last=False)
+        keys = self._turns.pop(namespace)
         taken = Waiting(*keys.popitem(last=False))
         if keys:
             self._turns[namespace] = keys

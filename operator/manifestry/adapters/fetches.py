@@ -6,12 +6,15 @@ store's staging area, within bounds of size and time.
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -19,10 +22,13 @@ import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from manifestry.adapters import store
+from manifestry.adapters.storage_metrics import METRICS
 from manifestry.core import fetches
 from manifestry.core.addresses import Policy
 from manifestry.core.fetches import FetchError, Head, Order
 from manifestry.core.urls import Target
+
+_logger = logging.getLogger(__name__)
 
 RESOLVE_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 10.0
@@ -62,6 +68,40 @@ def tls_context(ca_file: str = "") -> ssl.SSLContext:
     return context
 
 
+class Trust:
+    """The context for verifying servers, made anew when the file of authorities has another content.
+
+    A mounted ConfigMap is replaced under a running process. Until a new file can be read, the old one counts.
+
+    Args:
+        ca_file: as `tls_context` takes it.
+
+    Raises:
+        OSError: the file cannot be read, or holds no certificate.
+    """
+
+    def __init__(self, ca_file: str = "") -> None:
+        self._ca_file = ca_file
+        self._lock = threading.Lock()
+        self._seen = self._content()
+        self._context = tls_context(ca_file)
+
+    def __call__(self) -> ssl.SSLContext:
+        """Return the context; may read a file."""
+        with self._lock:
+            try:
+                content = self._content()
+                if content != self._seen:
+                    self._context = tls_context(self._ca_file)
+                    self._seen = content
+            except OSError as error:
+                _logger.warning("authorities not read; the old ones count", extra={"error": str(error)})
+            return self._context
+
+    def _content(self) -> bytes:
+        return Path(self._ca_file).read_bytes() if self._ca_file else b""
+
+
 class SystemResolver:
     """The system's resolver, asked for absolute names only.
 
@@ -98,13 +138,18 @@ class Fetcher:
 
     Args:
         policy: which addresses may be connected to.
-        tls: how servers are verified.
+        tls: how servers are verified, asked for each connection in a thread.
         bounds: of each fetch.
         resolve: `(host, port) -> addresses`; raises OSError when the name servers do not answer.
     """
 
     def __init__(
-        self, policy: Policy, *, tls: ssl.SSLContext, bounds: Bounds, resolve: Resolve | None = None
+        self,
+        policy: Policy,
+        *,
+        tls: Callable[[], ssl.SSLContext],
+        bounds: Bounds,
+        resolve: Resolve | None = None,
     ) -> None:
         self._policy = policy
         self._tls = tls
@@ -148,7 +193,7 @@ class Fetcher:
         addresses = await self._addresses(target)
         connector = aiohttp.TCPConnector(
             resolver=_Pinned(addresses),
-            ssl=self._tls,
+            ssl=await asyncio.to_thread(self._tls),
             force_close=True,
             use_dns_cache=False,
             socket_factory=_only(addresses),
@@ -232,6 +277,7 @@ def _head(answer: aiohttp.ClientResponse) -> Head:
 async def _chunks(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
     with _typed():
         async for chunk in answer.content.iter_any():
+            METRICS.fetched_bytes.inc(len(chunk))
             yield chunk
 
 

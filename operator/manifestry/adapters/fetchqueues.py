@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from manifestry.adapters import clock as clocks
 from manifestry.adapters import store
+from manifestry.adapters.storage_metrics import METRICS
 from manifestry.core import fetches
 from manifestry.core.fetches import Failure, Fetched, FetchError, Order, Outcome, Pending
 
@@ -217,12 +218,14 @@ class FetchQueue:
         started = self._clock.monotonic()
         entry.outcome = await self._attempt(entry.order)
         entry.task, entry.ended = None, self._clock.monotonic()
+        reason = entry.outcome.reason if isinstance(entry.outcome, Failure) else "Fetched"
+        METRICS.fetches.labels(reason).observe(entry.ended - started)
         _logger.info(
             "fetch ended",
             extra={
                 "namespace": namespace,
                 "object": name,
-                "reason": getattr(entry.outcome, "reason", "Fetched"),
+                "reason": reason,
                 "size_bytes": getattr(entry.outcome, "size_bytes", 0),
                 "seconds": round(entry.ended - started, 3),
             },

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from manifestry.adapters import inventory_port, store_port
-from manifestry.adapters.inventory_port import LIST_MAX, Item
+from manifestry.adapters.inventory_port import LIST_MAX, RECORD_MAX_BYTES, Item
 from manifestry.core import blobkeys, garbage, garbagekeys
 from manifestry.core.garbage import Blob, Pin
 
@@ -21,7 +21,7 @@ CLAIM_SECONDS: Final = 120.0
 # An abandoned claim is taken away after this time: by then the last request of its collector has ended.
 CLAIM_STALE: Final = timedelta(seconds=300)
 IN_FLIGHT: Final = 16  # requests at once for the blobs of one batch
-_OWNER_MAX_BYTES: Final = 4096
+_OWNER_START: Final = b'{"version": 1, "clusterUid": "'
 
 Live = Callable[[frozenset[str]], Awaitable[Collection[str]]]
 Clock = Callable[[], float]
@@ -70,20 +70,26 @@ class Inventory:
         self._records: inventory_port.Records = store.records()
         self._monotonic = clock or (lambda: asyncio.get_running_loop().time())
 
-    async def own(self, cluster_uid: str) -> str:
-        """Make the store that of a cluster if it is nobody's, and return whose it is.
+    async def own(self, cluster_uid: str, now: datetime) -> str:
+        """Make the store that of a cluster if it is nobody's, and return whose it is; empty for unknown.
 
         A collector takes what its cluster does not know for garbage. So two clusters must never collect in
         one store, and a restored cluster, whose namespaces have new uids, not in its old store.
+
+        A record that breaks off before it names a cluster has been left by one who was killed: it says
+        nothing, and is replaced when nobody can be writing it any more.
         """
         content = json.dumps({"version": 1, "clusterUid": cluster_uid}).encode()
         if await self._records.create(garbagekeys.OWNER, content) is not None:
             return cluster_uid
-        found = await self._records.read(garbagekeys.OWNER, limit_bytes=_OWNER_MAX_BYTES)
-        try:
-            return str(json.loads(found or b"")["clusterUid"])
-        except (ValueError, KeyError, TypeError):
+        item = await self._records.head(garbagekeys.OWNER)
+        found = await self._records.read(garbagekeys.OWNER, limit_bytes=RECORD_MAX_BYTES)
+        if item is None or found is None:
             return ""
+        is_old = item.modified + CLAIM_STALE < now
+        if is_old and _is_blank(found) and await self._records.replace(garbagekeys.OWNER, found, content):
+            return cluster_uid
+        return _owner(found)
 
     async def tenants(self) -> list[str]:
         """Return the uid of every tenant that has something stored."""
@@ -147,6 +153,20 @@ class Inventory:
     async def unpin(self, tenant_uid: str, artifact_uid: str) -> None:
         """Let an Artifact's bytes go with it; nothing happens when it is not pinned."""
         await self._records.remove(garbagekeys.pin(tenant_uid, artifact_uid))
+
+    async def verifications(self, tenant_uid: str) -> dict[str, datetime]:
+        """Return by the artifact's uid when a pin's bytes were last read back, by the store's clock."""
+        items = [item async for item in self._all(garbagekeys.verified(tenant_uid))]
+        found = ((garbagekeys.parse_verification(item.key), item.modified) for item in items)
+        return {uid: when for uid, when in found if uid is not None}
+
+    async def verify(self, tenant_uid: str, artifact_uid: str) -> None:
+        """Say that a pin's bytes were read back."""
+        await self._records.write(garbagekeys.verification(tenant_uid, artifact_uid), b"")
+
+    async def forget(self, tenant_uid: str, artifact_uid: str) -> None:
+        """Forget when the bytes of a pin were read back that is not there any more."""
+        await self._records.remove(garbagekeys.verification(tenant_uid, artifact_uid))
 
     async def remove(
         self, tenant_uid: str, digests: Collection[str], live: Live, grace: timedelta
@@ -269,6 +289,18 @@ async def _each(calls: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
             raise errors[0]
         results += answers
     return results
+
+
+def _is_blank(record: bytes) -> bool:
+    """Tell whether the record of the owner was cut off before the owner; a power cut may leave zeros."""
+    return _OWNER_START.startswith(record.rstrip(b"\0"))
+
+
+def _owner(record: bytes) -> str:
+    try:
+        return str(json.loads(record)["clusterUid"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _blob(item: Item) -> Blob | None:

@@ -1,6 +1,7 @@
 """The records of a store on a local volume; folders are opened below the root without following a link."""
 
 import contextlib
+import fcntl
 import os
 import stat
 import uuid
@@ -11,11 +12,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol, TypeVar
 
 from manifestry.adapters import store_files
-from manifestry.adapters.inventory_port import LIST_MAX, Item
+from manifestry.adapters.inventory_port import LIST_MAX, RECORD_MAX_BYTES, Item
 from manifestry.core import blobkeys
 
 T = TypeVar("T")
 _READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_NEW_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -53,6 +55,10 @@ class LocalRecords:
     async def create(self, key: str, data: bytes) -> Item | None:
         """Write a few bytes if the key is not there."""
         return await self._run("create", self._create, key, data)
+
+    async def replace(self, key: str, seen: bytes, data: bytes) -> bool:
+        """Write a few bytes if the key still has those that were seen."""
+        return await self._run("replace", self._replace, key, seen, data)
 
     async def write(self, key: str, data: bytes) -> None:
         """Write a few bytes durably."""
@@ -101,34 +107,49 @@ class LocalRecords:
 
     def _create(self, key: str, data: bytes) -> Item | None:
         path = PurePosixPath(key)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with store_files.open_folder(self._root, path.parent, create=True) as folder:
-            try:
-                fd = os.open(path.name, flags, 0o600, dir_fd=folder)
-            except FileExistsError:
+        with store_files.open_folder(self._root, path.parent, create=True) as to:
+            if not data:
+                return _touch_new(to, path.name, key)
+            if store_files.size_in(to, path.name) is not None:
                 return None
-            try:
-                os.write(fd, data)
-                return _item(key, os.fstat(fd))
-            finally:
-                os.close(fd)
+            with self._staged(data) as (where, source):
+                return _link_new(where, source, to, path.name, key)
 
     def _write(self, key: str, data: bytes) -> None:
         path = PurePosixPath(key)
+        with (
+            self._staged(data) as (where, source),
+            store_files.open_folder(self._root, path.parent, create=True) as to,
+        ):
+            os.rename(source, path.name, src_dir_fd=where, dst_dir_fd=to)
+            os.fsync(to)
+
+    def _replace(self, key: str, seen: bytes, data: bytes) -> bool:
+        """Replace under the kernel's lock on the old file: who gets it later finds another file there."""
+        path = PurePosixPath(key)
+        try:
+            with store_files.open_folder(self._root, path.parent) as to, _locked(to, path.name) as found:
+                if found != seen:
+                    return False
+                with self._staged(data) as (where, source):
+                    os.rename(source, path.name, src_dir_fd=where, dst_dir_fd=to)
+                    os.fsync(to)
+                return True
+        except FileNotFoundError:
+            return False
+
+    @contextlib.contextmanager
+    def _staged(self, data: bytes) -> Iterator[tuple[int, str]]:
+        """Write bytes durably under a name that nobody looks at; give the open folder and the name."""
         writer = store_files.StagingFile(self._root, str(uuid.uuid4()))
         try:
             writer.open()
             writer.append(data)
             source = PurePosixPath(blobkeys.upload(writer.finish().upload_id))
-            with (
-                store_files.open_folder(self._root, source.parent) as where,
-                store_files.open_folder(self._root, path.parent, create=True) as to,
-            ):
-                os.rename(source.name, path.name, src_dir_fd=where, dst_dir_fd=to)
-                os.fsync(to)
-        except BaseException:
+            with store_files.open_folder(self._root, source.parent) as where:
+                yield where, source.name
+        finally:
             writer.abandon()
-            raise
 
     def _read(self, key: str, limit_bytes: int) -> bytes | None:
         path = PurePosixPath(key)
@@ -166,6 +187,57 @@ class LocalRecords:
         # What has a key in it stays, and what was never there need not go.
         with contextlib.suppress(OSError), store_files.open_folder(self._root, path.parent) as parent:
             os.rmdir(path.name, dir_fd=parent)
+
+
+def _touch_new(folder: int, name: str, key: str) -> Item | None:
+    try:
+        fd = os.open(name, _NEW_FLAGS, 0o600, dir_fd=folder)
+    except FileExistsError:
+        return None
+    try:
+        return _item(key, os.fstat(fd))
+    finally:
+        os.close(fd)
+
+
+def _link_new(where: int, source: str, to: int, name: str, key: str) -> Item | None:
+    """Give a staged file its name, if there is none; a crash leaves all of it or nothing."""
+    try:
+        os.link(source, name, src_dir_fd=where, dst_dir_fd=to, follow_symlinks=False)
+    except FileExistsError:
+        return None
+    except OSError as error:
+        if error.errno not in store_files.NO_LINKS:
+            raise
+        return _copy_new(where, source, to, name, key)
+    os.fsync(to)
+    return _item(key, os.stat(name, dir_fd=to, follow_symlinks=False))
+
+
+def _copy_new(where: int, source: str, to: int, name: str, key: str) -> Item | None:
+    """Take an absent name on a file system without links, and put the bytes there: two steps.
+
+    Who is killed between them leaves an empty record: see `Inventory.own`.
+    """
+    taken = _touch_new(to, name, key)
+    if taken is None:
+        return None
+    os.rename(source, name, src_dir_fd=where, dst_dir_fd=to)
+    os.fsync(to)
+    return _item(key, os.stat(name, dir_fd=to, follow_symlinks=False))
+
+
+@contextlib.contextmanager
+def _locked(folder: int, name: str) -> Iterator[bytes | None]:
+    """Lock a small file and give its bytes; None when the name is another file's by now."""
+    fd = os.open(name, _READ_FLAGS, dir_fd=folder)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        status, named = os.fstat(fd), os.stat(name, dir_fd=folder, follow_symlinks=False)
+        is_same = (status.st_dev, status.st_ino) == (named.st_dev, named.st_ino)
+        yield os.pread(fd, RECORD_MAX_BYTES, 0) if is_same else None
+    finally:
+        os.close(fd)
 
 
 def _walk(folder: int, prefix: str, after: str) -> Iterator[Item]:

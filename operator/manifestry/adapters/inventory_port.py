@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 LIST_MAX: Final = 1000  # S3 answers at most so many keys
+RECORD_MAX_BYTES: Final = 4096  # what `replace` compares
 
 
 class Item(NamedTuple):
@@ -33,7 +34,17 @@ class Records(Protocol):
         ...
 
     async def create(self, key: str, data: bytes) -> Item | None:
-        """Write a few bytes if the key is not there; None when it is."""
+        """Write a few bytes, durably and all at once, if the key is not there; None when it is.
+
+        Nothing durable is promised for no bytes at all: such a key says something by being there.
+        """
+        ...
+
+    async def replace(self, key: str, seen: bytes, data: bytes) -> bool:
+        """Write a few bytes if the key still has the bytes that were `seen`; tell whether it had.
+
+        Of any number who try at once, whoever they are, one succeeds.
+        """
         ...
 
     async def write(self, key: str, data: bytes) -> None:

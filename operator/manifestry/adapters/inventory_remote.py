@@ -1,19 +1,21 @@
 """The records of a store in a bucket."""
 
+import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import obstore
 from obstore import exceptions as obstore_errors
 
-from manifestry.adapters.inventory_port import LIST_MAX, Item
+from manifestry.adapters.inventory_port import LIST_MAX, RECORD_MAX_BYTES, Item
 from manifestry.adapters.store_port import BlobNotFoundError
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
+    from obstore import ObjectMeta, UpdateVersion
     from obstore.store import ObjectStore
 
 MOVE_SECONDS: Final = 300.0  # a server-side copy of 5 GiB, slowly
+COPY_POLL_SECONDS: Final = 0.1
 
 T = TypeVar("T")
 
@@ -38,10 +40,12 @@ class RemoteRecords:
         self._call = call
 
     async def scan(self, prefix: str, *, after: str = "", limit: int = LIST_MAX) -> list[Item]:
-        """Return keys below a prefix, in order."""
-        pages = obstore.list(self._bucket, prefix, offset=after or None, chunk_size=limit)
-        page = await self._call("list", _first(pages))
-        return [_item(found) for found in page[:limit]]
+        """Return keys below a prefix, in order; a store that knows no offset is read past it."""
+        pages = aiter(obstore.list(self._bucket, prefix, offset=after or None, chunk_size=limit))
+        found: list[Item] = []
+        while len(found) < limit and (page := await self._call("list", _next(pages))) is not None:
+            found += [_item(each) for each in page if each["path"] > after]
+        return found[:limit]
 
     async def folders(self, prefix: str) -> list[str]:
         """Return the names directly below a prefix; all of them, there is one for each tenant."""
@@ -50,8 +54,12 @@ class RemoteRecords:
 
     async def head(self, key: str) -> Item | None:
         """Return one key."""
+        found = await self._meta(key)
+        return None if found is None else _item(found)
+
+    async def _meta(self, key: str) -> "ObjectMeta | None":
         try:
-            return _item(await self._call("head", obstore.head_async(self._bucket, key)))
+            return await self._call("head", obstore.head_async(self._bucket, key))
         except BlobNotFoundError:
             return None
 
@@ -62,6 +70,22 @@ class RemoteRecords:
         except obstore_errors.AlreadyExistsError:
             return None
         return await self.head(key)
+
+    async def replace(self, key: str, seen: bytes, data: bytes) -> bool:
+        """Write a few bytes if the key still has those that were seen, by their entity tag."""
+        found = await self._meta(key)
+        if found is None or await self.read(key, limit_bytes=RECORD_MAX_BYTES) != seen:
+            return False
+        seen_version: UpdateVersion = {}
+        if found["e_tag"] is not None:
+            seen_version["e_tag"] = found["e_tag"]
+        if found["version"] is not None:
+            seen_version["version"] = found["version"]
+        try:
+            await self._call("replace", obstore.put_async(self._bucket, key, data, mode=seen_version))
+        except (obstore_errors.PreconditionError, obstore_errors.AlreadyExistsError):
+            return False
+        return True
 
     async def write(self, key: str, data: bytes) -> None:
         """Write a few bytes."""
@@ -95,18 +119,25 @@ class RemoteRecords:
         if found.size_bytes:
             copy = obstore.copy_async(self._bucket, key, to, overwrite=True)
             await self._call("move", copy, seconds=MOVE_SECONDS)
+            await self._call("move", self._landed(to, found.size_bytes), seconds=MOVE_SECONDS)
         else:  # there is nothing to copy
             await self.write(to, b"")
         await self.remove(key)
+
+    async def _landed(self, key: str, size_bytes: int) -> None:
+        """Wait for a copy that the store, as Azure may, goes on with after its answer."""
+        while (found := await self.head(key)) is None or found.size_bytes != size_bytes:  # noqa: ASYNC110
+            await asyncio.sleep(COPY_POLL_SECONDS)
 
     async def prune(self, prefix: str) -> None:
         """Do nothing: a bucket has no folders."""
 
 
-async def _first(pages: Any) -> "list[ObjectMeta]":
-    async for page in pages:
-        return list(page)
-    return []
+async def _next(pages: Any) -> "list[ObjectMeta] | None":
+    try:
+        return list(await anext(pages))
+    except StopAsyncIteration:
+        return None
 
 
 def _item(found: "ObjectMeta") -> Item:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from manifestry.adapters import apierrors, cluster, ledgerlanes, quota_metrics
+from manifestry.adapters import apierrors, cluster, ledgerlanes, ledgershelves, quota_metrics
 from manifestry.adapters.ledgerlanes import Decide
+from manifestry.adapters.ledgershelves import Key
 from manifestry.core import bodies, names
 
 _logger = logging.getLogger(__name__)
@@ -17,9 +18,8 @@ L = TypeVar("L")
 
 DEADLINE_SECONDS = 3.0  # the webhook answers within 5
 MAX_BATCH = 512  # decisions of one pass: a few milliseconds of computing
-REMEMBERED_LEDGERS = 1024
+REMEMBERED_LEDGERS = 8192  # tenants times job types; one that falls out is read again when it is asked for
 
-Key = tuple[str, str]
 Cached = Callable[[str, str], Mapping[str, Any] | None]
 
 
@@ -51,7 +51,7 @@ class Snapshot(Generic[L]):
 def version_of(body: Mapping[str, Any]) -> int:
     """Return an object's resourceVersion as a number, 0 for unknown."""
     text = str(body["metadata"].get("resourceVersion", "0"))
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 def nothing_cached(namespace: str, name: str) -> None:
@@ -81,7 +81,7 @@ class LedgerBooks(ABC, Generic[L]):
         self._cached = cached
         self._deadline_seconds = deadline_seconds
         self._metrics = metrics
-        self._known: dict[Key, Snapshot[L]] = {}
+        self._known: ledgershelves.Shelf[Snapshot[L]] = ledgershelves.Shelf()
         self._lanes: dict[Key, ledgerlanes.Lane[L]] = {}
 
     @abstractmethod
@@ -100,7 +100,13 @@ class LedgerBooks(ABC, Generic[L]):
     def _notes(self, ledger: L) -> tuple[str, ...]:
         """Return what could not be read."""
 
-    async def transact(self, namespace: str, name: str, decide: Decide[L, T]) -> T:
+    async def transact(
+        self,
+        namespace: str,
+        name: str,
+        decide: Decide[L, T],
+        then: Callable[[T], None] | None = None,
+    ) -> T:
         """Read, decide, write with the resourceVersion as precondition, until it holds.
 
         Callers for the same ledger share one read and one write. A decision that changes nothing is made
@@ -110,6 +116,7 @@ class LedgerBooks(ABC, Generic[L]):
             namespace: the tenant's namespace.
             name: the ledger's name.
             decide: pure; may be called several times, only its last answer counts.
+            then: called with the answer when it holds, even if the caller has given up by then.
 
         Raises:
             NotReadyError: no ledger, or not initialised.
@@ -119,7 +126,7 @@ class LedgerBooks(ABC, Generic[L]):
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         key = (namespace, name)
         lane = self._lanes.setdefault(key, ledgerlanes.Lane())
-        lane.waiting.append(ledgerlanes.Waiter(decide, future))
+        lane.waiting.append(ledgerlanes.Waiter(decide, future, then))
         if lane.task is None:
             lane.task = asyncio.create_task(self._serve(key, lane), name=f"ledger/{namespace}/{name}")
         try:
@@ -140,6 +147,17 @@ class LedgerBooks(ABC, Generic[L]):
         """Return the newest ledger this process knows of, without asking; None for unknown."""
         newest = self._newest((namespace, name))
         return None if newest is None else newest.ledger
+
+    def observe(self, namespace: str, name: str, body: Mapping[str, Any]) -> None:
+        """Take what a watch has told of a ledger; without effect when this process knows as much."""
+        key = (namespace, name)
+        known = self._known.get(key)
+        if known is None or known.version < version_of(body):
+            self._noted(key, Snapshot(body, self._parse(body)))
+
+    def forget(self, namespace: str, name: str) -> None:
+        """Forget a ledger that was deleted."""
+        self._known.pop((namespace, name), None)
 
     async def close(self) -> None:
         """End the tasks that serve waiting callers."""
@@ -165,14 +183,18 @@ class LedgerBooks(ABC, Generic[L]):
 
     async def _serve(self, key: Key, lane: "ledgerlanes.Lane[L]") -> None:
         before: Snapshot[L] | None = None  # others write too: a first pass reads, later ones build on ours
+        batch: list[ledgerlanes.Waiter[L, Any]] = []
         try:
             while lane.waiting:
                 batch, lane.waiting = lane.waiting[:MAX_BATCH], lane.waiting[MAX_BATCH:]
                 before = await self._settle(key, batch, before)
-        finally:
+        except Exception:  # a defect of ours: logged here, as nobody awaits this task
+            _logger.exception("ledger task failed", extra={"ledger": "/".join(key)})
+        finally:  # nobody may wait for an answer that never comes
             self._lanes.pop(key, None)
-            for waiter in lane.waiting:
-                waiter.future.cancel()
+            ledgerlanes.fail_all(
+                [*batch, *lane.waiting], LedgerError(f"the ledger {'/'.join(key)} is closed")
+            )
 
     async def _settle(
         self, key: Key, batch: list[ledgerlanes.Waiter[L, Any]], before: Snapshot[L] | None
@@ -214,8 +236,10 @@ class LedgerBooks(ABC, Generic[L]):
         return self._noted(key, Snapshot(body, self._parse(body)))
 
     def _noted(self, key: Key, found: Snapshot[L]) -> Snapshot[L]:
-        for note in self._notes(found.ledger):
-            _logger.warning("ledger entry ignored", extra={"ledger": "/".join(key), "note": note})
+        notes = self._notes(found.ledger)
+        if notes:  # at each read until the next write drops them: one line, however many there are
+            extra = {"ledger": "/".join(key), "count": len(notes), "first": notes[0]}
+            _logger.warning("ledger entries ignored", extra=extra)
         self._remember(key, found)
         return found
 

@@ -17,10 +17,11 @@ Decide = Callable[[L], tuple[L, T]]
 
 @dataclass
 class Waiter(Generic[L, T]):
-    """One caller: its decision, and where its answer goes."""
+    """One caller: its decision, where its answer goes, and what follows from it even if nobody waits."""
 
     decide: Decide[L, T]
     future: "asyncio.Future[T]"
+    then: Callable[[T], None] | None = None
 
 
 @dataclass
@@ -50,6 +51,8 @@ def decide_all(ledger: L, batch: list[Waiter[L, Any]]) -> tuple[L, list[Answer[L
 def answer_all(answers: list[Answer[L]]) -> None:
     """Give every caller that still waits its answer."""
     for waiter, answer, error in answers:
+        if error is None and waiter.then is not None:
+            waiter.then(answer)
         if waiter.future.done():
             continue
         if error is not None:

@@ -1,7 +1,6 @@
 """Quota ledgers of job types: every change of one goes through here, in the operator and in the facade."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from manifestry.core import bodies, ledgers, names, quotas, storagecharges
 __all__ = ["ContentionError", "LedgerError", "Ledgers", "NotReadyError", "World"]
 
 REPAIR_ATTEMPTS = 5
+LEDGERS_PER_PAGE = 32  # a full one is about 1 MiB
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class World:
     unfinished: frozenset[str]
 
 
-Observe = Callable[[], Awaitable[World]]
+Observe = Callable[[Mapping[str, ledgers.Holder]], Awaitable[World]]
 
 
 class Ledgers(ledgerbooks.LedgerBooks[ledgers.Ledger]):
@@ -64,7 +64,7 @@ class Ledgers(ledgerbooks.LedgerBooks[ledgers.Ledger]):
         super().__init__(client, cached, deadline_seconds=deadline_seconds, metrics=metrics)
         self._now = now
         self.primed = False  # the limits were read since this process began; until then nobody is admitted
-        self.repaired_at: float | None = None  # monotonic; readiness fails when it is long ago
+        self.repair_begun: dict[str, float] = {}  # by namespace: the monotonic time of the last attempt
 
     async def lookup(self, namespace: str, job_type: str) -> ledgers.Ledger:
         """Return the newest ledger this process knows of, read live when it knows none; empty without one."""
@@ -80,8 +80,7 @@ class Ledgers(ledgerbooks.LedgerBooks[ledgers.Ledger]):
         """Return (job type, holder) for every known holder of a Job name in a namespace."""
         return [
             (key[1], holder)
-            for key, known in self._known.items()
-            if key[0] == namespace
+            for key, known in self._known.of(namespace)
             for holder in ledgers.named(known.ledger, name)
         ]
 
@@ -100,7 +99,8 @@ class Ledgers(ledgerbooks.LedgerBooks[ledgers.Ledger]):
 
         Args:
             namespace: the tenant's namespace.
-            observe: lists Jobs and unfinished work live; called after each read of the ledgers.
+            observe: lists Jobs and unfinished work live; called after each read of the ledgers with all the
+                holders in them, by uid. It may leave out Jobs that have ended and hold nothing.
             limits_for: the limits of a job type, for Jobs without an entry.
             only: these ledgers; None for all.
 
@@ -112,29 +112,48 @@ class Ledgers(ledgerbooks.LedgerBooks[ledgers.Ledger]):
         """
         done: dict[str, ledgers.Repair] = {}
         for attempt in range(REPAIR_ATTEMPTS):
-            bodies, _ = await self._client.list(names.QUOTA_LEDGERS, namespace)
-            wanted = [body for body in bodies if _is_wanted(body["metadata"]["name"], only, done)]
+            found = await self._read_all(namespace)
+            wanted = {name: each for name, each in found.items() if _is_wanted(name, only, done)}
             if not wanted:
                 return done
             now = self._now()  # before the listing: a slow one must not make a young Reserved look old
-            world = await observe()
-            for body in wanted:
-                job_type = body["metadata"]["name"]
-                report = await self._repair_one(namespace, body, world, limits_for(job_type), now)
+            world = await observe(
+                {uid: h for each in found.values() for uid, h in each.ledger.holders.items()}
+            )
+            for job_type, before in wanted.items():
+                report = await self._repair_one(
+                    (namespace, job_type), before, world, limits_for(job_type), now
+                )
                 if report is not None:
                     done[job_type] = report
-            if all(body["metadata"]["name"] in done for body in wanted):
+            if wanted.keys() <= done.keys():
                 return done
             await asyncio.sleep(ledgerlanes.backoff_seconds(attempt))
         raise ContentionError(f"the ledgers of {namespace} changed during every repair")
 
+    async def _read_all(self, namespace: str) -> dict[str, Snapshot[ledgers.Ledger]]:
+        """Read the ledgers of a namespace live, and forget those that are not there any more."""
+        listed, version = await self._client.list(names.QUOTA_LEDGERS, namespace, page_size=LEDGERS_PER_PAGE)
+        bodies = {body["metadata"]["name"]: body for body in listed}
+        for key, known in self._known.of(namespace):
+            if key[1] not in bodies and known.version <= int(version):
+                self.forget(*key)
+        bodies.pop(storagecharges.LEDGER, None)
+        return {
+            name: self._noted((namespace, name), Snapshot(body, ledgers.parse(body)))
+            for name, body in bodies.items()
+        }
+
     async def _repair_one(
-        self, namespace: str, body: Mapping[str, Any], world: World, limits: quotas.Limits, now: datetime
+        self,
+        key: tuple[str, str],
+        before: Snapshot[ledgers.Ledger],
+        world: World,
+        limits: quotas.Limits,
+        now: datetime,
     ) -> ledgers.Repair | None:
         """Write one ledger's repair at the version that was read; None when it has changed since."""
-        key = (namespace, body["metadata"]["name"])
-        before = self._noted(key, Snapshot(body, ledgers.parse(body)))
-        found = world.jobs.get(key[1], ())
+        body, found = before.body, world.jobs.get(key[1], ())
         after, report = ledgers.repair(before.ledger, found, world.unfinished, limits, now)
         if _is_equal(before.ledger, after):
             return report
@@ -147,11 +166,6 @@ class Ledgers(ledgerbooks.LedgerBooks[ledgers.Ledger]):
         for cause in report.released.values():
             self._metrics.released.labels(cause).inc()
         return report
-
-    def repaired(self) -> None:
-        """Note that every ledger has just been repaired."""
-        self.primed = False  # the limits were read since this process began; until then nobody is admitted
-        self.repaired_at = time.monotonic()
 
     def _parse(self, body: Mapping[str, Any]) -> ledgers.Ledger:
         return ledgers.parse(body)
@@ -167,7 +181,7 @@ class Ledgers(ledgerbooks.LedgerBooks[ledgers.Ledger]):
 
 
 def _is_wanted(name: str, only: frozenset[str] | None, done: Mapping[str, Any]) -> bool:
-    return name not in done and name != storagecharges.LEDGER and (only is None or name in only)
+    return name not in done and (only is None or name in only)
 
 
 def _is_equal(before: ledgers.Ledger, after: ledgers.Ledger) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import heapq
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -15,6 +16,7 @@ _logger = logging.getLogger(__name__)
 Key = fairqueues.Key
 Reconcile = Callable[[Key], Awaitable[float | None]]
 
+SPARE_TIMERS = 64
 FAILING_INTERVAL_SECONDS = 1.0  # a failing key that wakes itself by its own writes must not spin
 TIMEOUT_SECONDS = 900.0  # longer than any honest reconcile: a payload of some GiB is copied in it
 
@@ -54,6 +56,7 @@ class KeyedQueue:
         self._observer = observer
         self._ready = fairqueues.FairQueue()
         self._running: dict[Key, float] = {}
+        self._busy: Counter[str] = Counter()  # keys that are worked on, by namespace
         self._dirty: dict[Key, bool] = {}  # added while running -> urgent
         self._due: dict[Key, float] = {}
         self._timers: list[tuple[float, int, Key]] = []
@@ -91,10 +94,13 @@ class KeyedQueue:
         return self._failures.get(key, 0)
 
     def add(self, key: Key, *, urgent: bool = False) -> None:
-        """Ask for a look at `key` as soon as a worker is free; urgent keys go first."""
+        """Ask for a look at `key` as soon as a worker is free.
+
+        Urgent keys go first. One that fails waits a little all the same: many Jobs may ask for one ledger.
+        """
         if key in self._running:
             self._dirty[key] = self._dirty.get(key, False) or urgent
-        elif key in self._failures and not urgent:
+        elif key in self._failures:
             self.add_after(key, FAILING_INTERVAL_SECONDS)
         else:
             self._push(key, urgent)
@@ -109,6 +115,8 @@ class KeyedQueue:
             return
         self._due[key] = due
         heapq.heappush(self._timers, (due, next(self._sequence), key))
+        if len(self._timers) > 2 * len(self._due) + SPARE_TIMERS:
+            self._forget_timers()
         self._wake.set()
 
     def add_backoff(self, key: Key) -> float:
@@ -141,11 +149,19 @@ class KeyedQueue:
             while not self._stopping:
                 self._wake.clear()
                 self._release_due()
-                while len(self._running) < worker_count and (waiting := self._ready.pop()) is not None:
+                while len(self._running) < worker_count:
+                    waiting = self._ready.pop(self._full(worker_count))
+                    if waiting is None:
+                        break
                     self._begin(waiting)
                     work = self._work(waiting.key, reconcile, timeout_seconds)
                     group.create_task(work, name="/".join(("reconcile", *waiting.key)))
                 await self._wait()
+
+    def _full(self, worker_count: int) -> frozenset[str]:
+        """Return the namespaces that use their share: a quarter of the workers is left to the others."""
+        share = worker_count - worker_count // 4
+        return frozenset(namespace for namespace, count in self._busy.items() if count >= share)
 
     def _push(self, key: Key, urgent: bool) -> None:
         self._due.pop(key, None)
@@ -154,6 +170,11 @@ class KeyedQueue:
         else:
             self._ready.push(key, self._clock.monotonic(), urgent=urgent)
             self._wake.set()
+
+    def _forget_timers(self) -> None:
+        """Drop what an earlier look has made needless: a key that is looked at often leaves one each time."""
+        self._timers = [(due, next(self._sequence), key) for key, due in self._due.items()]
+        heapq.heapify(self._timers)
 
     def _release_due(self) -> None:
         now = self._clock.monotonic()
@@ -182,6 +203,7 @@ class KeyedQueue:
     def _begin(self, waiting: fairqueues.Waiting) -> None:
         now = self._clock.monotonic()
         self._running[waiting.key] = self.last_progress = now
+        self._busy[waiting.key[1]] += 1
         if self._observer:
             self._observer.started(waiting.key[0], now - waiting.since)
 
@@ -224,6 +246,7 @@ class KeyedQueue:
     def _end(self, key: Key, outcome: str) -> None:
         now = self._clock.monotonic()
         started = self._running.pop(key)
+        self._busy -= Counter((key[1],))  # drops what has come to 0
         self.last_progress = now
         if self._observer:
             self._observer.finished(key[0], now - started, outcome)

@@ -2,27 +2,28 @@
 
 Use::
 
-    async with ports.reservations.hold(caller, uid, name, size_bytes) as held:
+    upload = Upload(file)              # one for each: any number may run for one artifact
+    async with ports.reservations.hold(caller, uid, name, size_bytes, upload=upload) as held:
         async for chunk in chunks:
             total += len(chunk)
             await held.grow(total)     # before the chunk is stored; mostly without any request
-        await held.grow(total)         # before the bytes are recorded: the lease is fresh then
-        held.keep()                    # from here on the artifact owns the charge, whatever happens
+        await held.land(blob)          # before the bytes are recorded: now the artifact owns the charge
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
 
-from manifestry.adapters import apierrors
+from manifestry.adapters import apierrors, store
 from manifestry.adapters.ledgerbooks import LedgerError, NotReadyError
 from manifestry.adapters.storagebooks import StorageBooks
-from manifestry.core import errors, storagequotas
+from manifestry.core import errors, storagecharges, storagequotas
 from manifestry.core.storagecharges import LEASE, Charge
 from manifestry.core.storagequotas import UNLIMITED, Grant, Limits, Wanted
 
@@ -55,6 +56,19 @@ class Owner:
     namespace: str
 
 
+@dataclass(frozen=True)
+class Upload:
+    """One upload: it is charged on its own, whatever else is uploaded for the same artifact.
+
+    Args:
+        file: whose bytes; empty for an artifact without `files`.
+        token: the same for all requests of one resumable session, nobody else's.
+    """
+
+    file: str = ""
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
 class Hold:
     """A charge that its owner is using; this one is of a tenant without a limit."""
 
@@ -64,6 +78,16 @@ class Hold:
         Raises:
             Problem: quota-exceeded with usage, or busy.
         """
+
+    async def land(self, blob: store.Blob) -> None:
+        """Hand the charge over to the artifact, once all bytes are stored; it stays whatever happens then.
+
+        Raises:
+            Problem: as `grow`, where the charge was given back meanwhile.
+        """
+
+    async def withdraw(self) -> None:
+        """Give back what has landed: these bytes will never be the artifact's."""
 
     def keep(self) -> None:
         """Leave the charge in place whatever happens: the artifact owns it, or bytes stay in a session."""
@@ -109,6 +133,7 @@ class Reservations:
         name: str,
         size_bytes: int | None,
         *,
+        upload: Upload | None = None,
         lease_seconds: float = LEASE_SECONDS,
     ) -> AsyncIterator[Hold]:
         """Charge `size_bytes` (None: steps as the stream grows) for an artifact while its bytes come in.
@@ -121,7 +146,8 @@ class Reservations:
             tenant: whose quota.
             artifact_uid: the Artifact's uid; empty while it is being created.
             name: the Artifact's name.
-            size_bytes: the size of all of the artifact's payloads, where it is known.
+            size_bytes: how many bytes come, where it is known.
+            upload: which upload; None for what the artifact takes at its creation.
             lease_seconds: how long the charge is good for without being renewed.
 
         Raises:
@@ -131,9 +157,14 @@ class Reservations:
             yield Hold()
             return
         wanted = Wanted(
-            artifact_uid, name, size_bytes or 0, size_bytes is None, timedelta(seconds=lease_seconds)
+            artifact_uid,
+            name,
+            size_bytes or 0,
+            size_bytes is None,
+            timedelta(seconds=lease_seconds),
+            upload.token if upload else "",
         )
-        held = _Charged(self, tenant, wanted)
+        held = _Charged(self, tenant, wanted, upload.file if upload else "")
         await held.begin()
         try:
             yield held
@@ -141,18 +172,22 @@ class Reservations:
             await asyncio.shield(held.give_back())
             raise
 
-    async def release(self, tenant: Tenant, artifact_uid: str, size_bytes: int = 0) -> None:
-        """Give the bytes of an abandoned session back; the artifact itself still counts while it exists.
+    async def release(self, tenant: Tenant, artifact_uid: str, token: str) -> None:
+        """Give the bytes of an abandoned upload back; the artifact itself still counts while it exists.
 
         Args:
             tenant: whose quota.
             artifact_uid: the Artifact's uid.
-            size_bytes: what stays charged, such as other files that are stored already.
+            token: the upload's.
         """
+        await self.drop(tenant, storagecharges.upload(artifact_uid, token))
+
+    async def drop(self, tenant: Tenant, key: str) -> None:
+        """Give a charge back that is not used any more; when that fails, its lease ends it."""
         if not self.limits(tenant).is_set:
             return
-        with contextlib.suppress(LedgerError, apierrors.ApiError):  # the lease ends it anyway
-            await self.books.shrink(tenant.namespace, artifact_uid, size_bytes)
+        with contextlib.suppress(LedgerError, apierrors.ApiError):
+            await self.books.release(tenant.namespace, key)
 
     async def reserve(self, tenant: Tenant, wanted: Wanted) -> Grant:
         """Charge; wait a little for the ledger of a quota that is new.
@@ -161,13 +196,28 @@ class Reservations:
             Problem: quota-exceeded with usage, or busy.
             ApiError: the API server refuses or does not answer.
         """
+        return await self._granted(
+            tenant, lambda limits: self.books.reserve(tenant.namespace, wanted, limits)
+        )
+
+    async def land(self, tenant: Tenant, wanted: Wanted, key: str) -> Grant:
+        """Turn an upload's charge into that of its stored bytes; see `StorageBooks.land`.
+
+        Raises:
+            Problem, ApiError: as `reserve`.
+        """
+        return await self._granted(
+            tenant, lambda limits: self.books.land(tenant.namespace, wanted, key, limits)
+        )
+
+    async def _granted(self, tenant: Tenant, ask: Callable[[Limits], Awaitable[Grant]]) -> Grant:
         deadline = time.monotonic() + NOT_READY_SECONDS
         while True:
             limits = self.limits(tenant)
             if not limits.is_set:
                 return Grant("Reserved")
             try:
-                grant = await self.books.reserve(tenant.namespace, wanted, limits)
+                grant = await ask(limits)
             except NotReadyError as error:
                 if time.monotonic() > deadline:
                     raise _busy() from error
@@ -185,16 +235,19 @@ class _Charged(Hold):
         reservations: where to ask for more.
         tenant: whose quota.
         wanted: the first charge; with `step` each later one gets a step, too.
+        file: whose bytes they are.
     """
 
-    def __init__(self, reservations: Reservations, tenant: Tenant, wanted: Wanted) -> None:
+    def __init__(self, reservations: Reservations, tenant: Tenant, wanted: Wanted, file: str) -> None:
         self._reservations = reservations
         self._tenant = tenant
         self._wanted = wanted
+        self._file = file
         self._before: Charge | None = None
         self._charge: Charge | None = None
         self._renewed = 0.0
         self._kept = False
+        self._landed = ""
 
     async def begin(self) -> None:
         """Make the first charge."""
@@ -207,10 +260,19 @@ class _Charged(Hold):
         if total_bytes <= held and is_fresh:
             return
         wanted = self._wanted
-        more = max(total_bytes, wanted.size_bytes)
-        await self._reserve(
-            Wanted(wanted.uid, wanted.name, more, wanted.step and total_bytes > held, wanted.lease)
-        )
+        more, step = max(total_bytes, wanted.size_bytes), wanted.step and total_bytes > held
+        await self._reserve(replace(wanted, size_bytes=more, step=step))
+
+    async def land(self, blob: store.Blob) -> None:
+        wanted = replace(self._wanted, size_bytes=blob.size_bytes, step=False)
+        key = storagecharges.landed(wanted.uid, self._file, blob.digest)
+        # whether the answer comes or not: the charge may be the artifact's by now
+        await asyncio.shield(self._reservations.land(self._tenant, wanted, key))
+        self._charge, self._landed = None, key
+
+    async def withdraw(self) -> None:
+        if self._landed:
+            await self._reservations.drop(self._tenant, self._landed)
 
     def keep(self) -> None:
         self._kept = True

@@ -7,7 +7,9 @@ empty piece ends the upload: it takes the only place where one could go on.
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ from obstore import exceptions as obstore_errors
 from manifestry.adapters import sessions_port, store_port, store_remote
 from manifestry.adapters.sessions_port import OffsetError, SessionLimitError, SessionNotFoundError
 from manifestry.adapters.store_port import BlobNotFoundError, Staged, StoreError, StoreUnavailableError
-from manifestry.core import blobkeys, uploads
+from manifestry.core import blobkeys, digests, uploads
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -44,6 +46,7 @@ class _Listed:
 
     pieces: Mapping[int, int]
     touched: datetime
+    has_record: bool
     has_seal: bool
 
 
@@ -91,12 +94,27 @@ class RemoteSessions:
     async def append(
         self, session: uploads.Session, offset: int, chunks: AsyncIterator[bytes], *, limit_bytes: int
     ) -> int:
-        """Store more bytes at the end, and return the new end once they are durable."""
+        """Store more bytes at the end, and return the new end once they are durable.
+
+        The end is looked for once. It only moves forward, and where it was there is a piece now: so whoever
+        has moved it since makes `_create` fail, which is the compare-and-swap.
+        """
+        is_checked = False
         async for data in sessions_port.pieces(chunks, piece_bytes=self.piece_bytes, limit_bytes=limit_bytes):
+            if not is_checked:
+                await self._check_end(session, offset)
+                is_checked = True
             if not await self._create(uploads.piece(session.session_id, offset), data):
                 raise OffsetError("the stored bytes do not end there")
             offset += len(data)
         return offset
+
+    async def _check_end(self, session: uploads.Session, offset: int) -> None:
+        found = await self._listed(blobkeys.upload(session.session_id))
+        if found is None or not found.has_record:
+            raise SessionNotFoundError("the upload is gone")
+        if found.has_seal or sum(size for _, size in uploads.chain(found.pieces)) != offset:
+            raise OffsetError("the stored bytes do not end there")
 
     async def seal(self, session: uploads.Session) -> Staged:
         """Copy the pieces together, hashing them, and let no more come."""
@@ -112,10 +130,36 @@ class RemoteSessions:
         if state.seal is not None and size_bytes != state.seal.size_bytes:
             raise SessionNotFoundError("the upload's bytes are gone")
         await self._end(session, size_bytes)
-        async with contextlib.aclosing(self._windows(session, pieces)) as windows:
-            staged = await self._objects.stage(windows, limit_bytes=size_bytes)
+        if len(pieces) == 1:
+            staged = await self._copied(session, pieces)
+        else:
+            staged = await self._joined(session, pieces, size_bytes)
         await self._put(_key(session.session_id, _SEAL), uploads.to_bytes(uploads.Seal(*staged)))
         return staged
+
+    async def _joined(
+        self, session: uploads.Session, pieces: list[tuple[int, int]], size_bytes: int
+    ) -> Staged:
+        """Read the pieces and write them as one object.
+
+        What is read must be hashed anyway. Joining on the server (S3's UploadPartCopy, GCS's compose, Azure's
+        block lists) would save the writing, but obstore offers none of these.
+        """
+        async with contextlib.aclosing(self._windows(session, pieces)) as windows:
+            return await self._objects.stage(windows, limit_bytes=size_bytes)
+
+    async def _copied(self, session: uploads.Session, pieces: list[tuple[int, int]]) -> Staged:
+        """Read and hash the only piece, and let the server copy it."""
+        ((offset, size_bytes),), sha256 = pieces, hashlib.sha256()
+        async with contextlib.aclosing(self._windows(session, pieces)) as windows:
+            async for data in windows:
+                await asyncio.to_thread(sha256.update, data)
+        upload_id, source = str(uuid.uuid4()), uploads.piece(session.session_id, offset)
+        try:
+            await self._call("seal", obstore.copy_async(self._bucket, source, blobkeys.upload(upload_id)))
+        except BlobNotFoundError:
+            raise SessionNotFoundError("the upload's bytes are gone") from None
+        return Staged(upload_id, f"{digests.ALGORITHM}:{sha256.hexdigest()}", size_bytes)
 
     async def finish(self, session: uploads.Session) -> None:
         """Give the slot and the pieces free; the record, the seal and the end stay."""
@@ -228,15 +272,16 @@ class RemoteSessions:
     async def _listed(self, prefix: str) -> _Listed | None:
         pieces: dict[int, int] = {}
         touched: list[datetime] = []
-        has_seal = False
+        names: set[str] = set()
         async for item in self._items(prefix):
             name = item["path"].rpartition("/")[2]
             offset = uploads.parse_piece(name)
             if offset is not None:
                 pieces[offset] = item["size"]
-            has_seal = has_seal or name == _SEAL
+            else:
+                names.add(name)
             touched.append(item["last_modified"])
-        return _Listed(pieces, max(touched), has_seal) if touched else None
+        return _Listed(pieces, max(touched), _RECORD in names, _SEAL in names) if touched else None
 
     async def _items(self, prefix: str) -> AsyncGenerator["ObjectMeta", None]:
         pages = obstore.list(self._bucket, prefix).__aiter__()

@@ -1,10 +1,12 @@
-"""What the collector and the scrub have done, as metrics."""
+"""What the collector, the scrub and the downloads have done, as metrics."""
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+_FETCH_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0)
 
 
 class StorageMetrics:
-    """Counters of stored bytes that went, or were read back."""
+    """Counters of stored bytes that went, were read back, or were fetched."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.removed = Counter("manifestry_gc_removed_blobs", "Blobs removed as garbage", registry=registry)
@@ -28,6 +30,18 @@ class StorageMetrics:
         )
         self.scrub_failures = Counter(
             "manifestry_scrub_failures", "Artifacts that could not be read back", registry=registry
+        )
+        self.fetches = Histogram(
+            "manifestry_fetch_duration_seconds",
+            "Duration of downloads for `url` sources, by how they ended",
+            ["outcome"],
+            buckets=_FETCH_BUCKETS,
+            registry=registry,
+        )
+        self.fetched_bytes = Counter(
+            "manifestry_fetch_received_bytes",
+            "Bytes received for `url` sources, also of downloads that failed",
+            registry=registry,
         )
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from manifestry.adapters import apierrors, cluster, ledgerbooks, ledgerlanes, quota_metrics
 from manifestry.adapters.ledgerbooks import DEADLINE_SECONDS, Cached, ContentionError, nothing_cached
-from manifestry.core import bodies, names, storagecharges, storagequotas
+from manifestry.core import bodies, names, storagecharges, storagequotas, storagerecounts
 from manifestry.core.storageartifacts import Live
 from manifestry.core.storagecharges import LEDGER, Account, Charge
-from manifestry.core.storagequotas import Grant, Limits, Recount, Wanted
+from manifestry.core.storagequotas import Grant, Limits, Wanted
+from manifestry.core.storagerecounts import Recount
 
 RECOUNT_ATTEMPTS = 5
 
@@ -56,16 +57,28 @@ class StorageBooks(ledgerbooks.LedgerBooks[Account]):
             namespace, LEDGER, lambda account: storagequotas.restore(account, charge, before)
         )
 
-    async def shrink(self, namespace: str, uid: str, size_bytes: int) -> bool:
-        """Leave no more than `size_bytes` reserved; tell whether that was a change."""
+    async def land(self, namespace: str, wanted: Wanted, key: str, limits: Limits) -> Grant:
+        """Turn an upload's charge into that of its stored bytes, before they are recorded; safe to repeat.
+
+        Raises:
+            LedgerError, ApiError: as `transact`.
+        """
         return await self.transact(
-            namespace, LEDGER, lambda account: storagequotas.shrink(account, uid, size_bytes)
+            namespace,
+            LEDGER,
+            lambda account: storagequotas.land(account, wanted, key, limits, self._now()),
         )
 
-    async def commit(self, namespace: str, charge: Charge, size_bytes: int) -> bool:
-        """Turn a charge into a part of the totals; tell whether it still stood."""
+    async def release(self, namespace: str, key: str) -> bool:
+        """Give back what an upload was charged; tell whether it was."""
+        return await self.transact(namespace, LEDGER, lambda account: storagequotas.release(account, key))
+
+    async def commit(
+        self, namespace: str, charge: Charge, size_bytes: int, recorded: Iterable[str] = ()
+    ) -> bool:
+        """Turn an artifact's charges into a part of the totals; tell whether its own still stood."""
         return await self.transact(
-            namespace, LEDGER, lambda account: storagequotas.commit(account, charge, size_bytes)
+            namespace, LEDGER, lambda account: storagequotas.commit(account, charge, size_bytes, recorded)
         )
 
     def account(self, namespace: str) -> Account | None:
@@ -107,7 +120,7 @@ class StorageBooks(ledgerbooks.LedgerBooks[Account]):
         attempt = 0
         while True:
             snapshot = await self._read(key)
-            after, found = storagequotas.recount(snapshot.ledger, seen, live, now)
+            after, found = storagerecounts.recount(snapshot.ledger, seen, live, now)
             if found is None or not found.changed:
                 return found
             try:

@@ -3,15 +3,24 @@
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from obstore import exceptions as obstore_errors
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from manifestry.adapters import store_links, store_remote
-from manifestry.settings import StoreSettings
+from manifestry.settings import PREFIX, SettingsError, StoreSettings
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 RETRIES: Final = 3
+# What obstore refuses it shows, and that may be a key: so its own words are not passed on.
+_WRONG: Final = {
+    "s3": "STORE_ENDPOINT, or an AWS_* variable, does not describe a bucket",
+    "gcs": "STORE_SECRET_ACCESS_KEY (or the file of GOOGLE_APPLICATION_CREDENTIALS) must be a service "
+    "account's key in JSON, STORE_ENDPOINT a URL",
+    "azure": "STORE_ACCESS_KEY_ID must be the storage account's name, STORE_SECRET_ACCESS_KEY one of its "
+    "keys in base64, STORE_ENDPOINT a URL",
+}
 
 
 def connect(settings: StoreSettings) -> store_remote.RemoteStore:
@@ -20,6 +29,9 @@ def connect(settings: StoreSettings) -> store_remote.RemoteStore:
     Credentials that are not in the settings come from the usual environment: IRSA, workload identity,
     instance metadata.
 
+    Raises:
+        SettingsError: they cannot be used.
+
     References: obstore's `S3Config`, `GCSConfig`, `AzureConfig`.
     """
     client = bucket(settings)
@@ -27,15 +39,38 @@ def connect(settings: StoreSettings) -> store_remote.RemoteStore:
         client,
         timeout_seconds=settings.store_timeout_seconds,
         refresh_after=timedelta(seconds=settings.gc_grace_seconds / 2),
-        signer=store_links.Signer(client, settings),
+        signer=store_links.Signer(client, settings) if _can_sign(settings) else None,
     )
 
 
 def bucket(settings: StoreSettings) -> "ObjectStore":
-    """Return obstore's client of the bucket; nothing is sent yet."""
+    """Return obstore's client of the bucket; nothing is sent yet.
+
+    Raises:
+        SettingsError: the settings, or the environment beside them, cannot be used.
+    """
+    try:
+        return _bucket(settings, _common(settings))
+    except obstore_errors.BaseError:
+        raise SettingsError(f"{PREFIX}{_WRONG[settings.store_type]}") from None
+
+
+def _bucket(settings: StoreSettings, common: dict[str, Any]) -> "ObjectStore":
+    match settings.store_type:
+        case "s3":
+            return S3Store(settings.store_bucket, **_s3(settings), **common)
+        case "gcs":
+            return GCSStore(settings.store_bucket, **_gcs(settings), **common)
+        case "azure":
+            return AzureStore(settings.store_bucket, **_azure(settings), **common)
+        case "local":
+            raise ValueError("`store_type` must be s3, gcs or azure")
+
+
+def _common(settings: StoreSettings) -> dict[str, Any]:
     timeout = timedelta(seconds=settings.store_timeout_seconds)
     copying = timedelta(seconds=store_remote.COPY_MAX_BYTES / store_remote.COPY_BYTES_PER_SECOND)
-    common: dict[str, Any] = {
+    return {
         "prefix": settings.store_prefix or None,
         "client_options": {
             "allow_http": settings.store_allow_http,
@@ -44,15 +79,14 @@ def bucket(settings: StoreSettings) -> "ObjectStore":
         },
         "retry_config": {"max_retries": RETRIES, "retry_timeout": timeout},
     }
-    match settings.store_type:
-        case "s3":
-            return S3Store(settings.store_bucket, **_s3(settings), **common)
-        case "gcs":
-            return GCSStore(settings.store_bucket, **common)
-        case "azure":
-            return AzureStore(settings.store_bucket, **_azure(settings), **common)
-        case "local":
-            raise ValueError("`store_type` must be s3, gcs or azure")
+
+
+def _can_sign(settings: StoreSettings) -> bool:
+    """Tell whether the links that obstore signs are good.
+
+    For Cloud Storage it signs the host storage.googleapis.com, whatever host the link leads to.
+    """
+    return settings.store_type != "gcs" or not settings.store_endpoint
 
 
 def _s3(settings: StoreSettings) -> dict[str, Any]:
@@ -62,6 +96,13 @@ def _s3(settings: StoreSettings) -> dict[str, Any]:
         **_given("endpoint", settings.store_endpoint),
         **_secret("access_key_id", settings.store_access_key_id),
         **_secret("secret_access_key", settings.store_secret_access_key),
+    }
+
+
+def _gcs(settings: StoreSettings) -> dict[str, Any]:
+    return {
+        **_given("base_url", settings.store_endpoint),
+        **_secret("service_account_key", settings.store_secret_access_key),
     }
 
 

@@ -1,6 +1,7 @@
 """Files of the local store: opened below the root without following a link, shared safely by threads."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -14,6 +15,9 @@ from manifestry.core import blobkeys, digests
 
 # Dirty pages are flushed on the way, so that the last sync is short: 256 MiB at 100 MiB/s take 2.6 s.
 SYNC_EVERY_BYTES: Final = 256 << 20
+
+# What a file system says that has no second names for a file.
+NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 _FILE_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | _FILE_FLAGS

@@ -43,7 +43,6 @@ DOWNLOAD_BOUND_BYTES: Final = 2 * BATCH_BYTES
 THREADS: Final = 16  # enough to keep a disk's queue full; a hung disk cannot take more of them
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NOT_A_FILE: Final = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
 
 P = ParamSpec("P")
@@ -225,7 +224,7 @@ class LocalStore:
             os.unlink(path.name, dir_fd=where)
 
     def _put(self, key: str, data: bytes) -> None:
-        if self._size(key) == len(data):
+        if self._holds(key, data):
             with contextlib.suppress(FileNotFoundError):  # removed since: `_hold` finds out
                 self._touch(key)
             return
@@ -245,10 +244,19 @@ class LocalStore:
             writer.abandon()
             raise
 
+    def _holds(self, key: str, data: bytes) -> bool:
+        """Tell whether exactly these bytes are there: damaged ones of the same size are written anew."""
+        try:
+            return self._size(key) == len(data) and self._read(key, len(data)) == data
+        except (FileNotFoundError, TooLargeError, BlobDamagedError):  # it is changing
+            return False
+
     def _touch(self, key: str) -> None:
+        """Make a file's time new, and its name durable: who has made it may not have come so far."""
         path = PurePosixPath(key)
         with store_files.open_folder(self._root, path.parent) as where:
             os.utime(path.name, dir_fd=where, follow_symlinks=False)
+            os.fsync(where)
 
     def _size(self, key: str) -> int | None:
         path = PurePosixPath(key)
@@ -298,7 +306,7 @@ def _link_over(where: int, source: str, to: int, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(spare, dir_fd=where)  # of two names of one file a rename leaves both
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in store_files.NO_LINKS:
             raise
         # A claim found after this costs the upload, which then ends with an error; never an acknowledged one.
         os.rename(source, name, src_dir_fd=where, dst_dir_fd=to)

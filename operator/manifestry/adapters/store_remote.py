@@ -47,6 +47,7 @@ WINDOW_BYTES: Final = 2 << 20
 # A download holds the window with the consumer and the one fetched ahead: 2 x 2 = 4 MiB.
 DOWNLOAD_BOUND_BYTES: Final = 2 * WINDOW_BYTES
 COPY_MAX_BYTES: Final = 5 << 30  # S3's CopyObject and UploadPartCopy end here
+COPY_POLL_SECONDS: Final = 0.1
 COPY_BYTES_PER_SECOND: Final = 32 << 20  # a copy may take this long above the timeout: 5 GiB in 160 s
 # An old blob that is published again is copied again, so that a collector's grace period starts anew.
 REFRESH_AFTER: Final = timedelta(hours=1)
@@ -232,15 +233,32 @@ class RemoteStore:
     async def _refresh(self, key: str, size_bytes: int) -> None:
         """Make a blob's time new; there and back, as S3 refuses to copy an object onto itself."""
         spare = blobkeys.upload(str(uuid.uuid4()))
-        await self._copy(key, spare, size_bytes, overwrite=True)
-        await self._copy(spare, key, size_bytes, overwrite=True)
+        for source, target in ((key, spare), (spare, key)):
+            await self._copy(source, target, size_bytes, overwrite=True)
+            await self._call("publish", self._landed(target, size_bytes), seconds=self._patience(size_bytes))
         await self._remove("publish", spare)
 
+    async def _landed(self, key: str, size_bytes: int) -> None:
+        """Wait for a copy that the store, as Azure may, goes on with after its answer."""
+        while (found := await self._meta("publish", key)) is None or found["size"] != size_bytes:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(COPY_POLL_SECONDS)
+
+    def _patience(self, size_bytes: int) -> float:
+        return self._timeout_seconds + size_bytes / COPY_BYTES_PER_SECOND
+
     async def _put(self, key: str, data: bytes) -> None:
-        if not await self._create(key, data):
-            found = await self._meta("put", key)
-            if found is None or found["size"] != len(data) or _age(found) > self._refresh_after:
-                await self._write("put", obstore.put_async(self._bucket, key, data, use_multipart=False))
+        if not await self._create(key, data) and not await self._holds(key, data):
+            await self._write("put", obstore.put_async(self._bucket, key, data, use_multipart=False))
+
+    async def _holds(self, key: str, data: bytes) -> bool:
+        """Tell whether exactly these bytes are there, and new enough; damaged ones are written anew."""
+        found = await self._meta("put", key)
+        if found is None or found["size"] != len(data) or _age(found) > self._refresh_after:
+            return False
+        try:
+            return not data or await self._window(key, 0, len(data)) == data
+        except (BlobNotFoundError, BlobDamagedError):  # it is changing
+            return False
 
     async def _create(self, key: str, data: bytes) -> bool:
         try:
@@ -253,10 +271,9 @@ class RemoteStore:
         if size_bytes == 0:  # there is nothing to copy
             await self._write("publish", obstore.put_async(self._bucket, key, b"", use_multipart=False))
             return
-        seconds = self._timeout_seconds + size_bytes / COPY_BYTES_PER_SECOND
         copy = obstore.copy_async(self._bucket, source, key, overwrite=overwrite)
         with contextlib.suppress(obstore_errors.AlreadyExistsError):
-            await self._call("publish", copy, seconds=seconds)
+            await self._call("publish", copy, seconds=self._patience(size_bytes))
 
     async def _meta(self, operation: str, key: str) -> "ObjectMeta | None":
         try:
@@ -313,8 +330,8 @@ def typed(operation: str) -> Iterator[None]:
     """Raise what went wrong in the store as one of its own errors."""
     try:
         yield
-    except obstore_errors.AlreadyExistsError:
-        raise
+    except (obstore_errors.AlreadyExistsError, obstore_errors.PreconditionError):
+        raise  # answers to a condition, for whoever has set it
     except FileNotFoundError as error:
         raise BlobNotFoundError("the tenant has no such blob") from error
     except (obstore_errors.BaseError, OSError) as error:  # OSError is also asyncio's TimeoutError

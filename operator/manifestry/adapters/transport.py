@@ -13,14 +13,18 @@ from typing import Any
 
 import aiohttp
 from multidict import CIMultiDict
+from opentelemetry import trace
 
 from manifestry.adapters import apierrors, kubeconfigs, retries
+from manifestry.core import traceparents
 
 MAX_BODY_BYTES = 64 << 20  # a page of 500 objects at etcd's 1.5 MB limit would be more; ours are ~3 KB
 MAX_ERROR_BYTES = 64 << 10
 MAX_WARNINGS = 100
 CONNECT_SECONDS = 10.0
-STREAM_POOL_SIZE = 512  # watches and log followers hold a connection each; they must not starve the calls
+LEAST_SECONDS = 0.05  # what a last attempt gets at least
+STREAM_POOL_SIZE = 512  # log followers hold a connection each; they must starve neither calls nor watches
+WATCH_POOL_SIZE = 64
 KEEPALIVE_IDLE_SECONDS = 30
 # Older asyncio waits half a minute for a vanished peer's farewell on a closed connection.
 LINGERING_TLS = sys.version_info < (3, 12, 8)
@@ -28,6 +32,10 @@ LINGERING_TLS = sys.version_info < (3, 12, 8)
 _logger = logging.getLogger(__name__)
 Observer = Callable[[str, str, int, float], None]
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+class OversizeError(apierrors.UnavailableError):
+    """The answer is larger than what is read of one: asking again in the same way does not help."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class Transport:
         self.observer = observer
         self.session = self.new_session(pool_size)
         self._streams = self.new_session(STREAM_POOL_SIZE)
+        self._watches = self.new_session(WATCH_POOL_SIZE)
 
     @property
     def server(self) -> str:
@@ -110,16 +119,20 @@ class Transport:
         """Close the connections; calls under way fail."""
         await self.session.close()
         await self._streams.close()
+        await self._watches.close()
 
     async def send(self, call: Call) -> bytes:
         """Send a call until it succeeds, may not be repeated, or the deadline is near.
 
         Raises:
+            OversizeError: the answer is over MAX_BODY_BYTES.
             ApiError: the server's refusal, or UnavailableError without an answer.
         """
         deadline = time.monotonic() + self._timeout_seconds
         for attempt in range(1, retries.MAX_ATTEMPTS + 1):
-            outcome = await self._attempt(call, deadline - time.monotonic())
+            # aiohttp takes 0 and less for "no limit", and a sleep may last longer than it was asked to
+            left_seconds = max(deadline - time.monotonic(), LEAST_SECONDS)
+            outcome = await self._attempt(call, left_seconds)
             if isinstance(outcome, bytes):
                 return outcome
             delay = self._delay(outcome, attempt, first=attempt == 1)
@@ -143,6 +156,9 @@ class Transport:
                 self.session, call, aiohttp.ClientTimeout(total=timeout_seconds)
             ) as answer:
                 body = await _read_capped(answer, MAX_BODY_BYTES)
+        except OversizeError:
+            self._observe(call, answer.status, started)
+            raise
         except NETWORK_ERRORS as error:
             self._observe(call, 0, started)
             safe = call.verb in retries.SAFE_VERBS or isinstance(error, aiohttp.ClientConnectorError)
@@ -166,9 +182,10 @@ class Transport:
         """
         started = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=inactivity_seconds)
+        pool = self._watches if call.verb == "watch" else self._streams
         async with contextlib.AsyncExitStack() as stack:
             try:
-                answer = await stack.enter_async_context(self._request(self._streams, call, timeout))
+                answer = await stack.enter_async_context(self._request(pool, call, timeout))
                 self._observe(call, answer.status, started)
                 if answer.status >= 300:
                     raise self._refusal(answer.status, await _read_capped(answer, MAX_ERROR_BYTES))
@@ -187,6 +204,9 @@ class Transport:
     ) -> "aiohttp.client._RequestContextManager":
         headers = CIMultiDict(call.headers)
         data = None
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            headers["traceparent"] = str(traceparents.from_ids(span.trace_id, span.span_id, span.trace_flags))
         if call.body is not None:
             headers["Content-Type"] = call.content_type
             data = json.dumps(call.body, separators=(",", ":")).encode()
@@ -231,7 +251,7 @@ async def _read_capped(answer: aiohttp.ClientResponse, limit_bytes: int) -> byte
         body += chunk
         if len(body) > limit_bytes:
             answer.close()
-            raise aiohttp.ClientPayloadError(f"the answer is over {limit_bytes} bytes")
+            raise OversizeError(503, "ServiceUnavailable", f"the answer is over {limit_bytes} bytes")
     return bytes(body)
 
 

@@ -34,6 +34,7 @@ API_VERSION = "admission.k8s.io/v1"
 QUOTA_EXCEEDED = "QuotaExceeded"  # reason of the causes that carry a usage
 USAGE_FIELDS = ("tenant", "jobType", "running", "maxRunning", "queued", "maxQueued")
 RETRY_AFTER_SECONDS = 1
+MAX_DIGITS = 18  # of a number in a cause; Python refuses to read very long ones
 _NUMBERS = USAGE_FIELDS[2:]
 _CAUSE_INVALID = "FieldValueInvalid"
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)")
@@ -207,7 +208,7 @@ def parse_usage(details: Any) -> dict[str, Any] | None:
     usage: dict[str, Any] = {field: texts.get(field) for field in USAGE_FIELDS}
     for field in _NUMBERS:
         text = texts.get(field, "")
-        usage[field] = int(text) if text.isdecimal() else None
+        usage[field] = int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
     return usage
 
 

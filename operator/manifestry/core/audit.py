@@ -22,7 +22,9 @@ _ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))  # made on
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _RESOURCES = {
     "artifacts": "artifacts",
+    "manifests": "manifests",
     "uploads": "uploads",
+    "garbage": "garbage",
     "jobs": "jobs",
     "job-types": "jobtypes",
     "quotas": "quotaledgers",

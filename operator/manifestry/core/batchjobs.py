@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from manifestry.core import conditions, names
@@ -12,6 +13,8 @@ Body = Mapping[str, Any]
 _PULL_PROBLEMS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _STABLE_PROBLEMS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _MAX_TEXT_LENGTH = 512
+MIN_PATIENCE_SECONDS = 1.0
+MAX_PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,32 @@ def has_pods(batch: Body) -> bool:
 def is_ready(batch: Body) -> bool:
     """Tell whether a pod of it is ready now."""
     return _count(batch, "ready") > 0
+
+
+def deadline(batch: Body) -> int | None:
+    """Return how long a batch Job may run in seconds, None for no limit."""
+    seconds = (batch.get("spec") or {}).get("activeDeadlineSeconds")
+    return seconds if isinstance(seconds, int) else None
+
+
+def leaving_seconds(body: Body, now: datetime) -> float:
+    """Return for how long a batch Job or pod has been on its way out, 0 when it is not."""
+    text = (body.get("metadata") or {}).get("deletionTimestamp")
+    return max(0.0, (now - datetime.fromisoformat(text)).total_seconds()) if text else 0.0
+
+
+def patience(leaving: Iterable[Body], now: datetime) -> float:
+    """Return the seconds after which to look again for batch Jobs or pods that are on their way out.
+
+    What takes long takes longer: a pod of a node that has vanished may never go, and must not be asked for
+    every second.
+    """
+    return pause(max((leaving_seconds(body, now) for body in leaving), default=0.0))
+
+
+def pause(waited_seconds: float) -> float:
+    """Return how long to wait before the next look at something that has taken so long already."""
+    return min(MAX_PATIENCE_SECONDS, max(MIN_PATIENCE_SECONDS, waited_seconds / 5))
 
 
 def attempts(batch: Body) -> int:

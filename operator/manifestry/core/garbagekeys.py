@@ -47,6 +47,24 @@ def pin(tenant_uid: str, artifact_uid: str) -> str:
     return f"{pins(tenant_uid)}{blobkeys.parse_uuid(artifact_uid)}{_JSON}"
 
 
+def verified(tenant_uid: str) -> str:
+    """Return the prefix of what says when a pin's bytes were last read back: by its age."""
+    return prefix(tenant_uid) + "verified/"
+
+
+def verification(tenant_uid: str, artifact_uid: str) -> str:
+    """Return the key that says when the bytes of an artifact's pin were last read back."""
+    return verified(tenant_uid) + blobkeys.parse_uuid(artifact_uid)
+
+
+def parse_verification(key: str) -> str | None:
+    """Return the artifact's uid of such a key, None for any other."""
+    try:
+        return blobkeys.parse_uuid(key.rpartition("/")[2])
+    except blobkeys.KeyPartError:
+        return None
+
+
 def damaged(tenant_uid: str) -> str:
     """Return the prefix of a tenant's bytes that did not hash to their digest."""
     return prefix(tenant_uid) + "damaged/"

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from manifestry.core.quotas import Usage
@@ -69,8 +70,16 @@ class Ledger:
     initialized: bool = False
     notes: tuple[str, ...] = ()
 
+    @cached_property
+    def by_name(self) -> Mapping[str, tuple[Holder, ...]]:
+        """Return the holders by the name of their Job; made once for each version of the ledger."""
+        found: dict[str, tuple[Holder, ...]] = {}
+        for holder in self.holders.values():
+            found[holder.name] = (*found.get(holder.name, ()), holder)
+        return found
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class LiveJob:
     """What repair knows about a Job that exists.
 

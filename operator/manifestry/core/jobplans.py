@@ -22,6 +22,8 @@ class Observed:
         pods: its pods, only when `wants_pods` asked for them.
         over_quota: the sentence with which the ledger refused it just now.
         refused: what the API server said when it refused the batch Job for good.
+        denied: what it said when it refused the batch Job for now, such as a full ResourceQuota.
+        untenanted: why the namespace has no tenant, when that is not just a missing label.
         malformed: what is wrong with the shape of `spec`; nothing else was gathered then.
     """
 
@@ -33,6 +35,8 @@ class Observed:
     pods: tuple[Body, ...] = ()
     over_quota: str = ""
     refused: str = ""
+    denied: str = ""
+    untenanted: str = ""
     malformed: str = ""
 
     @property
@@ -104,6 +108,15 @@ class Unsuspend:
 
 
 @dataclass(frozen=True)
+class SetDeadline:
+    """Change how long the unfinished batch Job may run, as its Job has been changed."""
+
+    name: str
+    uid: str
+    seconds: int
+
+
+@dataclass(frozen=True)
 class DeleteBatch:
     """Stop the batch Job: foreground, so that its object stays until its pods are gone."""
 
@@ -119,7 +132,7 @@ class SetTtl:
     seconds: int
 
 
-Action = Claim | Park | Release | CreateBatch | Unsuspend | DeleteBatch | SetTtl
+Action = Claim | Park | Release | CreateBatch | Unsuspend | SetDeadline | DeleteBatch | SetTtl
 
 
 @dataclass(frozen=True)

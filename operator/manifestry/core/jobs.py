@@ -8,9 +8,10 @@ conventions.md 2.4, the state matrix.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 from manifestry.core import batchjobs, jobstatuses, jobtypes, ledgers, names, podspecs
+from manifestry.core.joblives import desired_state, is_resting, live_job
 from manifestry.core.jobplans import (
     Action,
     Claim,
@@ -20,6 +21,7 @@ from manifestry.core.jobplans import (
     Park,
     Plan,
     Release,
+    SetDeadline,
     SetTtl,
     Unsuspend,
 )
@@ -34,9 +36,11 @@ __all__ = [
     "Park",
     "Plan",
     "Release",
+    "SetDeadline",
     "SetTtl",
     "Unsuspend",
     "desired_state",
+    "is_resting",
     "is_terminal",
     "live_job",
     "plan",
@@ -45,11 +49,10 @@ __all__ = [
 ]
 
 POD_PATIENCE = timedelta(seconds=20)  # an image is usually there by then; before, nothing is worth a read
-POLL_SECONDS = 2.0  # pods are not watched; how often their end is looked for while something waits for it
+POLL_SECONDS = 2.0  # a batch Job that leaves says so itself; this is for the event that never comes
 PROBLEM_POLL_SECONDS = 60.0
 
 Body = Mapping[str, Any]
-DesiredState = Literal["Active", "Suspended", "Cancelled"]
 
 
 Step = Callable[[Observed, datetime], Plan | None]
@@ -60,30 +63,6 @@ def plan(observed: Observed, now: datetime) -> Plan:
     return next((found for step in STEPS if (found := step(observed, now)) is not None), Plan())
 
 
-def desired_state(spec: Body) -> DesiredState:
-    """Return what the user wants; unset is Active, a word we do not know is Suspended."""
-    match spec.get("desiredState"):
-        case None | "" | "Active":
-            return "Active"
-        case "Cancelled":
-            return "Cancelled"
-        case _:
-            return "Suspended"
-
-
-def live_job(job: Body, job_type: Body | None, batch: Body | None) -> ledgers.LiveJob:
-    """Return what the ledger must know about a Job."""
-    return ledgers.LiveJob(
-        uid=str(job["metadata"]["uid"]),
-        name=str(job["metadata"]["name"]),
-        terminal=is_terminal(job),
-        running=batch is not None and batchjobs.is_running(batch),
-        parked=desired_state(jobtypes.spec_of(job)) == "Suspended",
-        priority=jobtypes.priority(jobtypes.spec_of(job), job_type),
-        created=_created(job),
-    )
-
-
 def wants_pods(observed: Observed, now: datetime) -> bool:
     """Tell whether the pods are worth a read: the run has ended, or it should have begun by now."""
     batch = observed.batch
@@ -92,25 +71,21 @@ def wants_pods(observed: Observed, now: datetime) -> bool:
     return batchjobs.is_finished(batch) or _is_slow(batch, now)
 
 
-def _created(job: Body) -> datetime | None:
-    text = job["metadata"].get("creationTimestamp")
-    return datetime.fromisoformat(text) if isinstance(text, str) else None
-
-
 def _already_final(observed: Observed, now: datetime) -> Plan | None:
     if not is_terminal(observed.job):
         return None
     status = jobstatuses.acknowledged(observed.job, now)
     batch = observed.batch
     if batch is not None and not observed.is_foreign and not batchjobs.is_finished(batch):
-        return Plan(status, _stop(batch), after=POLL_SECONDS)
+        return Plan(status, _stop(batch), after=_patience(batch, now))
     return Plan(status, _farewell(observed, wait_for_pods=batch is None))
 
 
-def _being_deleted(observed: Observed, now: datetime) -> Plan | None:  # noqa: ARG001 - a Step
+def _being_deleted(observed: Observed, now: datetime) -> Plan | None:
     if not observed.job["metadata"].get("deletionTimestamp"):
         return None
-    return _stop_first(observed) or Plan(actions=_farewell(observed, wait_for_pods=observed.batch is None))
+    farewell = _farewell(observed, wait_for_pods=observed.batch is None)
+    return _stop_first(observed, now) or Plan(actions=farewell)
 
 
 def _malformed(observed: Observed, now: datetime) -> Plan | None:
@@ -145,20 +120,31 @@ def _finished(observed: Observed, now: datetime) -> Plan | None:
 def _cancelled(observed: Observed, now: datetime) -> Plan | None:
     if desired_state(observed.spec) != "Cancelled":
         return None
-    return _stop_first(observed) or _end(observed, now, "Cancelled", "cancelled by `spec.desiredState`")
+    return _stop_first(observed, now) or _end(observed, now, "Cancelled", "cancelled by `spec.desiredState`")
 
 
-def _invalid(observed: Observed, now: datetime) -> Plan | None:
+def _unprovided(observed: Observed, now: datetime) -> Plan | None:
+    """Wait for what may be applied after the Job: Helm and Argo CD put a kind `Job` before unknown kinds.
+
+    Nothing is claimed meanwhile: there may be no ledger either.
+    References: conventions.md section 3.
+    """
     if observed.is_started:
         return None
     if observed.tenant is None:
         label = names.TENANT_LABEL
-        return _end(observed, now, "TenantNotFound", f"the namespace must carry the label `{label}`")
+        message = observed.untenanted or f"waiting: the namespace must carry the label `{label}`"
+        return Plan(jobstatuses.waiting(observed.job, None, "TenantNotFound", message, now))
     if observed.job_type is None:
         name = observed.spec.get("jobType")
-        return _end(
-            observed, now, "JobTypeNotFound", f"`jobType` must name a JobType: '{name}' does not exist"
-        )
+        message = f"waiting: `jobType` must name a JobType, '{name}' does not exist yet"
+        return Plan(jobstatuses.waiting(observed.job, observed.tenant, "JobTypeNotFound", message, now))
+    return None
+
+
+def _invalid(observed: Observed, now: datetime) -> Plan | None:
+    if observed.is_started or observed.job_type is None:
+        return None
     found = jobtypes.validate_job(observed.spec, observed.job_type)
     if not found:
         return None
@@ -169,7 +155,7 @@ def _invalid(observed: Observed, now: datetime) -> Plan | None:
 def _suspended(observed: Observed, now: datetime) -> Plan | None:
     if desired_state(observed.spec) != "Suspended":
         return None
-    stopping = _stop_first(observed)
+    stopping = _stop_first(observed, now)
     if stopping is not None:  # the status first: a quick resume must not take the batch Job's end for a loss
         return replace(stopping, status=jobstatuses.stopping(observed.job, now))
     if observed.holder is None:
@@ -217,23 +203,38 @@ def _vanished(observed: Observed, now: datetime) -> Plan | None:
 def _admitted(observed: Observed, now: datetime) -> Plan | None:
     if observed.batch is not None or observed.job_type is None or observed.tenant is None:
         return None
+    if observed.denied:
+        problem = f"the batch Job is refused for now: {observed.denied}"
+        return Plan(_admitted_status(observed, now, problem), after=PROBLEM_POLL_SECONDS)
     body = podspecs.build(observed.job, observed.job_type, observed.tenant)
-    effective = jobtypes.effective(observed.spec, observed.job_type)
-    status = jobstatuses.admitted(observed.job, observed.tenant, observed.holder, effective, now)
-    return Plan(status, (CreateBatch(body),), again=True)
+    return Plan(actions=(CreateBatch(body),), again=True)
 
 
-def _leaving(observed: Observed, now: datetime) -> Plan | None:  # noqa: ARG001 - a Step
+def _leaving(observed: Observed, now: datetime) -> Plan | None:
     batch = observed.batch
-    return Plan(after=POLL_SECONDS) if batch is not None and batchjobs.is_deleting(batch) else None
+    return Plan(after=_patience(batch, now)) if batch is not None and batchjobs.is_deleting(batch) else None
 
 
-def _held_back(observed: Observed, now: datetime) -> Plan | None:  # noqa: ARG001 - a Step
+def _redated(observed: Observed, now: datetime) -> Plan | None:  # noqa: ARG001 - a Step
+    batch = observed.batch
+    if batch is None:
+        return None
+    current = batchjobs.deadline(batch)
+    wanted = jobtypes.deadline(observed.spec, observed.job_type, current)
+    if wanted is None or wanted == current:
+        return None
+    metadata = batch["metadata"]
+    return Plan(actions=(SetDeadline(metadata["name"], metadata["uid"], wanted),), again=True)
+
+
+def _held_back(observed: Observed, now: datetime) -> Plan | None:
+    """Let the batch Job run, once the status names it: should it vanish, it is not made and run again."""
     batch = observed.batch
     if batch is None or not batchjobs.is_suspended(batch):
         return None
     metadata = batch["metadata"]
-    return Plan(actions=(Unsuspend(metadata["name"], metadata["uid"]),))
+    status = None if jobstatuses.is_running(observed.job) else _admitted_status(observed, now)
+    return Plan(status, (Unsuspend(metadata["name"], metadata["uid"]),))
 
 
 def _running(observed: Observed, now: datetime) -> Plan | None:
@@ -242,11 +243,19 @@ def _running(observed: Observed, now: datetime) -> Plan | None:
         return None
     problem = batchjobs.pod_problem(observed.pods)
     if not batchjobs.has_pods(batch) and not jobstatuses.is_running(observed.job):
-        return Plan(after=POD_PATIENCE.total_seconds())
+        return _podless(observed, batch, now)
     status = jobstatuses.running(observed.job, batch, problem, now)
     if batchjobs.is_ready(batch):
         return Plan(status)
     return Plan(status, after=PROBLEM_POLL_SECONDS if _is_slow(batch, now) else POD_PATIENCE.total_seconds())
+
+
+def _podless(observed: Observed, batch: Body, now: datetime) -> Plan:
+    """Wait for the first pod, and say so when none comes: a quota or a policy may refuse it."""
+    if not _is_slow(batch, now):
+        return Plan(after=POD_PATIENCE.total_seconds())
+    problem = f"no pod could be made yet; see the events of batch Job '{batch['metadata']['name']}'"
+    return Plan(_admitted_status(observed, now, problem), after=PROBLEM_POLL_SECONDS)
 
 
 STEPS: tuple[Step, ...] = (
@@ -257,6 +266,7 @@ STEPS: tuple[Step, ...] = (
     _finished,  # before cancel: what has ended has ended
     _refused,
     _cancelled,
+    _unprovided,
     _invalid,  # only before the start: a running Job does not care about its JobType any more
     _suspended,
     _resumed,
@@ -265,6 +275,7 @@ STEPS: tuple[Step, ...] = (
     _vanished,
     _admitted,
     _leaving,
+    _redated,
     _held_back,
     _running,
 )
@@ -274,7 +285,19 @@ def _claim(observed: Observed) -> Plan:
     return Plan(actions=(Claim(live_job(observed.job, observed.job_type, observed.batch)),), again=True)
 
 
-def _stop_first(observed: Observed) -> Plan | None:
+def _admitted_status(observed: Observed, now: datetime, problem: str = "") -> dict[str, Any]:
+    job_type = observed.job_type
+    effective = jobtypes.effective(observed.spec, job_type) if job_type is not None else None
+    return jobstatuses.admitted(
+        observed.job, observed.tenant, observed.holder, effective, now, batch=observed.batch, problem=problem
+    )
+
+
+def _patience(batch: Body, now: datetime) -> float:
+    return max(POLL_SECONDS, batchjobs.patience((batch,), now))
+
+
+def _stop_first(observed: Observed, now: datetime) -> Plan | None:
     """Return the plan that stops an unfinished batch Job; a slot is given up only after it is gone.
 
     Deleting instead of suspending also fences a paused second operator: its precondition is gone for good.
@@ -282,7 +305,7 @@ def _stop_first(observed: Observed) -> Plan | None:
     batch = observed.batch
     if batch is None or batchjobs.is_finished(batch):
         return None
-    return Plan(actions=_stop(batch), after=POLL_SECONDS)
+    return Plan(actions=_stop(batch), after=_patience(batch, now))
 
 
 def _stop(batch: Body) -> tuple[Action, ...]:

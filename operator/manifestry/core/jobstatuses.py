@@ -22,14 +22,19 @@ def is_terminal(job: Body) -> bool:
     return (_summary(job) or {}).get("status") in {"True", "False"}
 
 
+def reason(job: Body) -> str:
+    """Return the reason of the condition Succeeded, empty before the first status."""
+    return str((_summary(job) or {}).get("reason") or "")
+
+
 def is_running(job: Body) -> bool:
     """Tell whether a Job was seen with a pod and has not ended."""
-    return (_summary(job) or {}).get("reason") == "Running"
+    return reason(job) == "Running"
 
 
 def is_suspended(job: Body) -> bool:
     """Tell whether a Job was last seen as suspended, or as being suspended."""
-    return (_summary(job) or {}).get("reason") == "Suspended"
+    return reason(job) == "Suspended"
 
 
 def rest_status(job: Body) -> RestStatus:
@@ -48,6 +53,16 @@ def rest_status(job: Body) -> RestStatus:
     return "running" if reason == "Running" else "queued"
 
 
+def waiting(job: Body, tenant: str | None, reason: str, message: str, now: datetime) -> dict[str, Any]:
+    """Return the status of a Job that cannot be queued before something else exists, such as its JobType."""
+    wanted = (
+        Condition("Succeeded", "Unknown", reason, message),
+        Condition("QuotaReserved", "Unknown", reason, "not looked at yet"),
+        Condition("Reconciling", "True", reason, message),
+    )
+    return _render(job, now, wanted, tenant=tenant)
+
+
 def queued(job: Body, tenant: str | None, holder: ledgers.Holder, now: datetime) -> dict[str, Any]:
     """Return the status of a Job that waits for a slot."""
     wanted = (
@@ -60,25 +75,39 @@ def queued(job: Body, tenant: str | None, holder: ledgers.Holder, now: datetime)
 
 def admitted(
     job: Body,
-    tenant: str,
+    tenant: str | None,
     holder: ledgers.Holder | None,
-    effective: jobtypes.Effective,
+    effective: jobtypes.Effective | None,
     now: datetime,
+    *,
+    batch: Body | None,
+    problem: str = "",
 ) -> dict[str, Any]:
-    """Return the status of a Job that has a slot and whose batch Job is being made."""
+    """Return the status of a Job that has a slot and no pod yet.
+
+    Args:
+        job: the Job's body.
+        tenant: its tenant; None keeps the one it had.
+        holder: its entry in the ledger.
+        effective: what it runs with; None, its JobType being gone, keeps what is there.
+        now: the clock.
+        batch: its batch Job, None before there is one.
+        problem: why there is no batch Job or pod, or empty.
+    """
     wanted = (
-        Condition("Succeeded", "Unknown", "Admitted", "the pod is being started"),
+        Condition("Succeeded", "Unknown", "Admitted", problem or "the pod is being started"),
         Condition("QuotaReserved", "True", "QuotaReserved", "the Job has a slot"),
-        Condition("Reconciling", "True", "Admitted"),
+        Condition("Reconciling", "True", "Admitted", problem),
     )
-    return _render(
-        job,
-        now,
-        wanted,
-        tenant=tenant,
-        queuedTime=_queued_time(job, holder, now),
-        effective=effective.to_status(),
-    )
+    fields: dict[str, Any] = {"queuedTime": _queued_time(job, holder, now)}
+    if tenant is not None:
+        fields["tenant"] = tenant
+    if effective is not None:
+        fields["effective"] = effective.to_status()
+    if batch is not None:
+        fields["jobRef"] = _reference(batch)
+        fields["effective"] = _in_force(fields.get("effective") or _effective(job), batch)
+    return _render(job, now, wanted, **fields)
 
 
 def running(job: Body, batch: Body, problem: str, now: datetime) -> dict[str, Any]:
@@ -95,7 +124,8 @@ def running(job: Body, batch: Body, problem: str, now: datetime) -> dict[str, An
         Condition("QuotaReserved", "True", "QuotaReserved", "the Job has a slot"),
         Condition("Reconciling", "True", "Running", problem),
     )
-    return _render(job, now, wanted, startTime=batchjobs.start_time(batch), jobRef=_reference(batch))
+    fields = {"jobRef": _reference(batch), "effective": _in_force(_effective(job), batch)}
+    return _render(job, now, wanted, startTime=batchjobs.start_time(batch), **fields)
 
 
 def stopping(job: Body, now: datetime) -> dict[str, Any]:
@@ -130,7 +160,7 @@ def finished(
         ended: how the last container ended, None when its pod is gone.
         now: the clock.
     """
-    reason, message = _verdict(job, result, ended)
+    reason, message = _verdict(job, batch, result, ended)
     fields = {
         "startTime": batchjobs.start_time(batch),
         "completionTime": result.time or conditions.timestamp(now),
@@ -166,11 +196,13 @@ def acknowledged(job: Body, now: datetime) -> dict[str, Any] | None:
     return _render(job, now, _final(reason, message))
 
 
-def _verdict(job: Body, result: batchjobs.Result, ended: batchjobs.Exit | None) -> tuple[str, str]:
+def _verdict(
+    job: Body, batch: Body, result: batchjobs.Result, ended: batchjobs.Exit | None
+) -> tuple[str, str]:
     if result.succeeded:
         return "Succeeded", "the pod has succeeded"
     if result.reason == "DeadlineExceeded":
-        seconds = ((job.get("status") or {}).get("effective") or {}).get("activeDeadlineSeconds")
+        seconds = batchjobs.deadline(batch) or _effective(job).get("activeDeadlineSeconds")
         limit = f"its `activeDeadlineSeconds` of {seconds}" if seconds else "its deadline"
         return "DeadlineExceeded", f"the Job was active longer than {limit}"
     return "Failed", batchjobs.describe_exit(ended) if ended else result.message or "the pod has failed"
@@ -203,6 +235,17 @@ def _render(job: Body, now: datetime, wanted: Iterable[Condition], **fields: Any
 def _queued_time(job: Body, holder: ledgers.Holder | None, now: datetime) -> str:
     known = (job.get("status") or {}).get("queuedTime")
     return str(known) if known else conditions.timestamp(holder.since if holder else now)
+
+
+def _effective(job: Body) -> dict[str, Any]:
+    return dict((job.get("status") or {}).get("effective") or {})
+
+
+def _in_force(effective: dict[str, Any], batch: Body) -> dict[str, Any] | None:
+    """Return `status.effective` with the deadline that the batch Job has: it may be changed while it runs."""
+    kept = {name: value for name, value in effective.items() if name != "activeDeadlineSeconds"}
+    seconds = batchjobs.deadline(batch)
+    return {**kept, **({} if seconds is None else {"activeDeadlineSeconds": seconds})} or None
 
 
 def _reference(batch: Body) -> dict[str, str]:

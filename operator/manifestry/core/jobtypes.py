@@ -71,6 +71,30 @@ def effective(spec: Body, job_type: Body) -> Effective:
     )
 
 
+def deadline(spec: Body, job_type: Body | None, current: int | None) -> int | None:
+    """Return the deadline of a Job that has begun, in seconds, None for none.
+
+    It may always be lowered, raised only as far as the JobType allows; a change of the JobType alone moves
+    nothing that has begun.
+
+    Args:
+        spec: the Job's spec; without `activeDeadlineSeconds` the current one stays.
+        job_type: the JobType's body, None when it is gone: then nothing is raised.
+        current: the deadline in force, None for none.
+    """
+    wanted = spec.get("activeDeadlineSeconds")
+    if not isinstance(wanted, int) or wanted < 1:
+        return current
+    if current is None or wanted <= current:
+        return wanted
+    if job_type is None:
+        return current
+    limit = spec_of(job_type).get("activeDeadlineSeconds")
+    if "ActiveDeadlineSeconds" in _allowed(job_type) or not isinstance(limit, int):
+        return wanted
+    return max(current, min(wanted, limit))
+
+
 def priority(spec: Body, job_type: Body | None) -> int:
     """Return the priority a Job is entitled to: it may always be lowered, raised only where allowed.
 
@@ -111,11 +135,11 @@ def type_conditions(job_type: Body) -> tuple[conditions.Condition, ...]:
     """Return a JobType's conditions: Ready, and Stalled while its schema must be mended."""
     found = faults(job_type)
     if not found:
-        return (conditions.Condition("Ready", "True", "Ready", "the job type can be used"),)
+        return (conditions.Condition("Ready", "True", "Valid", "the job type can be used"),)
     text = "; ".join(found)
     return (
-        conditions.Condition("Ready", "False", "InvalidSchema", text),
-        conditions.Condition("Stalled", "True", "InvalidSchema", text),
+        conditions.Condition("Ready", "False", "InvalidParametersSchema", text),
+        conditions.Condition("Stalled", "True", "InvalidParametersSchema", text),
     )
 
 

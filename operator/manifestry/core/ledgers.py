@@ -4,6 +4,7 @@ Every function takes a ledger and returns a new one; the adapter writes it with 
 derived from the holders and never stored. References: shared design quota-ledger.md, T1 to T5 and I1 to I4.
 """
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -116,7 +117,8 @@ def admit(ledger: Ledger, limits: Limits) -> tuple[Ledger, tuple[Holder, ...]]:
     free = quotas.free_slots(ledger.usage, limits)
     if free == 0:
         return ledger, ()
-    admitted = tuple(replace(holder, state=State.ADMITTED) for holder in queue(ledger)[:free])
+    first = queue(ledger) if free is None else _first(ledger, free)
+    admitted = tuple(replace(holder, state=State.ADMITTED) for holder in first)
     return changed(ledger, put=admitted), admitted
 
 
@@ -159,6 +161,11 @@ def queue(ledger: Ledger) -> tuple[Holder, ...]:
     return tuple(sorted(in_state(ledger, State.QUEUED), key=Holder.rank))
 
 
+def _first(ledger: Ledger, count: int) -> list[Holder]:
+    """Return the first `count` of `queue`; mostly one slot is free, and thousands wait."""
+    return heapq.nsmallest(count, in_state(ledger, State.QUEUED), key=Holder.rank)
+
+
 def in_state(ledger: Ledger, state: State) -> Iterator[Holder]:
     """Yield the holders in `state`."""
     return (holder for holder in ledger.holders.values() if holder.state is state)
@@ -166,7 +173,7 @@ def in_state(ledger: Ledger, state: State) -> Iterator[Holder]:
 
 def named(ledger: Ledger, name: str) -> tuple[Holder, ...]:
     """Return every holder of a Job name, also of Jobs that are gone."""
-    return tuple(holder for holder in ledger.holders.values() if holder.name == name)
+    return ledger.by_name.get(name, ())
 
 
 def _stale(

@@ -29,6 +29,7 @@ LIMIT_MAX = 500
 TOKEN_LIFETIME_SECONDS = 3600
 TOKEN_MAX_LENGTH = 1024
 _VERSION = 1
+_INT64 = 1 << 63  # no key and no time of ours is beyond, and a float cannot hold every integer
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def _decode(token: str, filters: Mapping[str, Any], now: datetime) -> Key:
 
 def _parse(token: str) -> tuple[int, str, Key]:
     match _load(token):
-        case [int(version), int(issued), str(fingerprint), [*parts]] if version == _VERSION and _is_key(
-            parts
+        case [int(version), int(issued), str(fingerprint), [*parts]] if (
+            version == _VERSION and _is_int64(issued) and _is_key(parts)
         ):
             return issued, fingerprint, tuple(parts)
     raise _bad("`continue` must be a token from an earlier answer")
@@ -149,7 +150,11 @@ def _load(token: str) -> Any:
 
 
 def _is_key(parts: Sequence[Any]) -> bool:
-    return bool(parts) and all(type(part) in {int, str} for part in parts)
+    return bool(parts) and all(isinstance(part, str) or _is_int64(part) for part in parts)
+
+
+def _is_int64(value: object) -> bool:
+    return type(value) is int and -_INT64 <= value < _INT64
 
 
 def _bad(message: str) -> errors.Problem:

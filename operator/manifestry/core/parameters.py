@@ -25,6 +25,7 @@ MAX_DEPTH = 32
 MAX_ERRORS = 16
 MAX_STEPS = 20_000  # keywords evaluated for one Job; an honest schema needs some hundred
 MAX_MESSAGE_LENGTH = 256
+MAX_INDEX_DIGITS = 9
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _UNSAFE = ("patternProperties",)  # jsonschema runs it in Python's own regular expressions
 _REFERENCES = ("$ref", "$dynamicRef")
@@ -49,13 +50,20 @@ def check_schema(schema: Any) -> tuple[str, ...]:
         return ("`parametersSchema` must be an object",)
     if depth(schema) > MAX_DEPTH:
         return (f"`parametersSchema` must not be nested deeper than {MAX_DEPTH}",)
-    if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
+    text = json.dumps(schema)
+    if len(text) > MAX_SCHEMA_BYTES:
         return (f"`parametersSchema` must not be longer than {MAX_SCHEMA_BYTES} bytes",)
-    return tuple(_schema_faults(schema))[:MAX_ERRORS]
+    return _faults_of(text)
+
+
+@lru_cache(maxsize=256)
+def _faults_of(text: str) -> tuple[str, ...]:
+    """Remember the answer by the schema's text: it is asked for at every Job, and costs milliseconds."""
+    return tuple(_schema_faults(json.loads(text)))[:MAX_ERRORS]
 
 
 def _schema_faults(schema: Mapping[str, Any]) -> Iterator[str]:
-    if schema.get("$schema", DIALECT) not in {DIALECT, DIALECT + "#"}:
+    if schema.get("$schema", DIALECT) not in (DIALECT, DIALECT + "#"):  # not a set: it may be no text
         yield f"`$schema` must be '{DIALECT}'"
         return
     if schema.get("type", "object") != "object":
@@ -181,6 +189,8 @@ def validate(parameters: Mapping[str, Any], schema: Mapping[str, Any] | None) ->
         return tuple(_errors(dict(parameters), schema))
     except _OverBudgetError:
         return (FieldError("/spec/parameters", "`parameters` must be simpler: checking them takes too long"),)
+    except ArithmeticError:  # a whole number too large for the float in `multipleOf`
+        return (FieldError("/spec/parameters", "`parameters` must not have numbers that are out of range"),)
     except (referencing.exceptions.Unresolvable, RecursionError):
         return (FieldError("/spec/jobType", "`jobType` must have a valid parameters schema"),)
     finally:
@@ -220,11 +230,15 @@ def _local(root: Mapping[str, Any], reference: str) -> Any:
         key = part.replace("~1", "/").replace("~0", "~")
         if isinstance(node, Mapping):
             node = node.get(key)
-        elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+        elif isinstance(node, list) and _is_index(key) and int(key) < len(node):
             node = node[int(key)]
         else:
             return None
     return node
+
+
+def _is_index(key: str) -> bool:
+    return key.isdecimal() and len(key) < MAX_INDEX_DIGITS  # Python refuses to read very long numbers
 
 
 def _type_of(value: Any) -> frozenset[str]:

@@ -96,9 +96,48 @@ def limits_for(tenant: str, job_type: str, quotas: Iterable[Mapping[str, Any]]) 
         The row of `job_type`, else the row `*`, of the quota that governs the tenant; UNLIMITED without one.
     """
     quota = governing(tenant, quotas)
-    rows = _rows(quota) if quota is not None else {}
-    row = rows.get(job_type) or rows.get(ANY)
-    return UNLIMITED if row is None else Limits(_limit(row, "maxRunning"), _limit(row, "maxQueued"))
+    return _limits(_rows(quota) if quota is not None else {}, job_type)
+
+
+@dataclass(frozen=True)
+class Table:
+    """All TenantQuotas arranged for the question that every decision asks; made anew when one has changed.
+
+    Args:
+        by_tenant: the quota that governs each tenant that is named in one; `*` stands for the others.
+        rows: the rows by job type, by the quota's name.
+    """
+
+    by_tenant: Mapping[str, Mapping[str, Any]]
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+    @classmethod
+    def of(cls, quotas: Iterable[Mapping[str, Any]]) -> "Table":
+        """Arrange these TenantQuota bodies, which may come in any order."""
+        ordered = sorted(quotas, key=_age)
+        by_tenant: dict[str, Mapping[str, Any]] = {}
+        for quota in ordered:
+            for tenant in tenants_of(quota):
+                by_tenant.setdefault(tenant, quota)
+        return cls(by_tenant, {_name(quota): _rows(quota) for quota in ordered})
+
+    def governing(self, tenant: str) -> Mapping[str, Any] | None:
+        """Return what the function `governing` returns."""
+        return self.by_tenant.get(tenant) or self.by_tenant.get(ANY)
+
+    def limits(self, tenant: str, job_type: str) -> Limits:
+        """Return what the function `limits_for` returns."""
+        quota = self.governing(tenant)
+        return _limits(self.rows[_name(quota)] if quota is not None else {}, job_type)
+
+    def conflicts(self, quota: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+        """Return (tenant, name of the older quota) for each tenant that `quota` names but does not govern."""
+        winners = ((tenant, self.by_tenant.get(tenant)) for tenant in tenants_of(quota))
+        return tuple(
+            (tenant, _name(winner))
+            for tenant, winner in winners
+            if winner is not None and _age(winner) < _age(quota)
+        )
 
 
 def governing(tenant: str, quotas: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -113,13 +152,7 @@ def governing(tenant: str, quotas: Iterable[Mapping[str, Any]]) -> Mapping[str, 
 
 def conflicts(quota: Mapping[str, Any], quotas: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
     """Return (tenant, name of the older quota) for each tenant that `quota` names but does not govern."""
-    older = [other for other in sorted(quotas, key=_age) if _age(other) < _age(quota)]
-    found = []
-    for tenant in tenants_of(quota):
-        winner = next((other for other in older if tenant in tenants_of(other)), None)
-        if winner is not None:
-            found.append((tenant, str(winner["metadata"]["name"])))
-    return tuple(found)
+    return Table.of(quotas).conflicts(quota)
 
 
 def tenants_of(quota: Mapping[str, Any]) -> tuple[str, ...]:
@@ -145,7 +178,7 @@ def quota_conditions(
         "; ".join(over) or "usage is within the limits",
     )
     if not disputed:
-        return conditions.Condition("Ready", "True", "Ready", "the limits are in force"), above
+        return conditions.Condition("Ready", "True", "InForce", "the limits are in force"), above
     text = "; ".join(f'tenant "{tenant}" is governed by TenantQuota "{name}"' for tenant, name in disputed)
     return (
         conditions.Condition("Ready", "False", "TenantConflict", text),
@@ -157,6 +190,15 @@ def quota_conditions(
 def _age(quota: Mapping[str, Any]) -> tuple[str, str]:
     metadata = quota.get("metadata") or {}
     return str(metadata.get("creationTimestamp") or "~"), str(metadata.get("name") or "")
+
+
+def _name(quota: Mapping[str, Any]) -> str:
+    return str((quota.get("metadata") or {}).get("name") or "")
+
+
+def _limits(rows: Mapping[str, Mapping[str, Any]], job_type: str) -> Limits:
+    row = rows.get(job_type) or rows.get(ANY)
+    return UNLIMITED if row is None else Limits(_limit(row, "maxRunning"), _limit(row, "maxQueued"))
 
 
 def _rows(quota: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from manifestry.core import artifacts, conditions, names
 from manifestry.core.conditions import Condition
+from manifestry.core.garbage import Pin
 
 Finding = Literal["Damaged", "Missing"]
 CONTROLLER: Final = f"{names.GROUP}/operator"
@@ -22,6 +23,14 @@ class Due(NamedTuple):
     verified: datetime
     namespace: str
     name: str
+
+
+class DuePin(NamedTuple):
+    """A pin whose bytes are to be read; ordered by when that was last done."""
+
+    verified: datetime
+    artifact_uid: str
+    pin: Pin
 
 
 class Part(NamedTuple):
@@ -52,6 +61,24 @@ def due(body: Body, now: datetime, period: timedelta) -> Due | None:
 def first(found: Iterable[Due], limit: int) -> list[Due]:
     """Return the `limit` that were read longest ago."""
     return heapq.nsmallest(limit, found)
+
+
+def due_pins(
+    pins: Iterable[Pin], verified: Mapping[str, datetime], now: datetime, period: timedelta, limit: int
+) -> list[DuePin]:
+    """Return the `limit` pins that were read longest ago, of those whose time it is.
+
+    Args:
+        pins: of one tenant.
+        verified: by the artifact's uid, when its bytes were last read.
+        now: the time.
+        period: how long bytes are believed after they were read.
+        limit: how many at most.
+    """
+    each = (DuePin(verified.get(pin.artifact_uid, _NEVER), pin.artifact_uid, pin) for pin in pins)
+    return heapq.nsmallest(
+        limit, (due for due in each if due.verified <= now - period), key=lambda due: due[:2]
+    )
 
 
 def parts(body: Body) -> tuple[Part, ...]:
@@ -93,6 +120,13 @@ def message(body: Body, digest: str, finding: Finding) -> str:
     if finding == "Damaged":
         return f"{part} read back do not hash to '{digest}'; they were set aside"
     return f"{part} with digest '{digest}' are not in the store"
+
+
+def retained(digest: str, finding: Finding) -> str:
+    """Return the sentence of the event for bytes that are retained after their Artifact."""
+    if finding == "Damaged":
+        return f"retained bytes read back do not hash to '{digest}'; they were set aside"
+    return f"retained bytes with digest '{digest}' are not in the store"
 
 
 def _title(body: Body, digest: str) -> str:

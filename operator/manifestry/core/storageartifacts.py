@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from manifestry.core import conditions, filelists
+from manifestry.core import conditions, filelists, storagecharges
 
 Body = Mapping[str, Any]
 
@@ -27,6 +27,7 @@ class Live:
     Args:
         size_bytes: what is stored; for one that is awaited, what has been uploaded of it.
         since: when it ended; None for unknown.
+        recorded: the keys of the charges of uploads that are recorded, of `storagecharges.landed`.
     """
 
     uid: str
@@ -34,6 +35,7 @@ class Live:
     state: State
     size_bytes: int = 0
     since: datetime | None = None
+    recorded: frozenset[str] = frozenset()
 
 
 def live(body: Body) -> Live:
@@ -41,14 +43,15 @@ def live(body: Body) -> Live:
     metadata = _mapping(body.get("metadata"))
     uid, name = str(metadata.get("uid", "")), str(metadata.get("name", ""))
     if is_stored(body):
-        return Live(uid, name, State.STORED, stored_bytes(body))
+        return Live(uid, name, State.STORED, stored_bytes(body), recorded=recorded(body))
     status = _mapping(body.get("status"))
     stalled = conditions.find(_list(status.get("conditions")), "Stalled")
     is_current = status.get("observedGeneration") == metadata.get("generation")
     if is_current and stalled is not None and stalled.get("status") == "True":
         return Live(uid, name, State.ENDED, 0, _time(stalled.get("lastTransitionTime")))
-    awaiting = any("digest" not in upload for upload in _uploads(body))
-    return Live(uid, name, State.AWAITING if awaiting else State.PENDING, uploaded_bytes(body))
+    awaiting = any("digest" not in upload for _, upload in _uploads(body))
+    state = State.AWAITING if awaiting else State.PENDING
+    return Live(uid, name, state, uploaded_bytes(body), recorded=recorded(body))
 
 
 def is_stored(body: Body) -> bool:
@@ -65,14 +68,24 @@ def stored_bytes(body: Body) -> int:
 
 def uploaded_bytes(body: Body) -> int:
     """Return how many bytes have been uploaded and recorded."""
-    return sum(_size(upload) for upload in _uploads(body) if "digest" in upload)
+    return sum(_size(upload) for _, upload in _uploads(body) if "digest" in upload)
 
 
-def _uploads(body: Body) -> Iterator[Body]:
+def recorded(body: Body) -> frozenset[str]:
+    """Return the keys of the charges of the uploads that the spec records."""
+    uid = str(_mapping(body.get("metadata")).get("uid", ""))
+    return frozenset(
+        storagecharges.landed(uid, file, str(upload["digest"]))
+        for file, upload in _uploads(body)
+        if "digest" in upload
+    )
+
+
+def _uploads(body: Body) -> Iterator[tuple[str, Body]]:
+    """Yield (file, upload) for each upload of the spec; the file is empty without `files`."""
     spec = _mapping(body.get("spec"))
-    for holder in (spec, *_list(filelists.merged(spec))):
-        if isinstance(holder.get("upload"), Mapping):
-            yield holder["upload"]
+    holders = [("", spec), *((str(each.get("name", "")), each) for each in _list(filelists.merged(spec)))]
+    return ((file, holder["upload"]) for file, holder in holders if isinstance(holder.get("upload"), Mapping))
 
 
 def _size(entry: Body) -> int:

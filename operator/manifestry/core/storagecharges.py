@@ -5,17 +5,25 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from manifestry.core import digests
+
 LEDGER: Final = "storage.manifestry"  # a dot: no JobType can have this name
 LEASE: Final = timedelta(seconds=120)  # what a charge is good for that nobody renews
 _NEW: Final = "new."
+_UPLOAD: Final = "/upload/"
+_LANDED: Final = "/landed/"
 
 
 @dataclass(frozen=True)
 class Charge:
-    """What one artifact that is not stored yet takes of the quota; it counts as an artifact, too.
+    """What one artifact that is not stored yet, or one of its uploads, takes of the quota.
+
+    An artifact has one charge by its uid, which counts as an artifact, and one more for each of its uploads:
+    any number may be under way at once, and each is charged on its own before its bytes are accepted.
 
     Args:
-        uid: the Artifact's metadata.uid, or `provisional` of its name while it is being created.
+        uid: the key: the Artifact's metadata.uid; or `provisional` of its name while it is being created; or
+            `upload` while bytes come; or `landed` from when they are stored until the whole artifact is.
         name: its name.
         since: when the charge was made or changed last, microseconds, UTC; later for each change, so that
             whoever made it sees that it is not its own any more.
@@ -57,6 +65,7 @@ class Account:
     Args:
         charges: by key.
         reserved_bytes: their sum, kept in step by `changed`.
+        uploads: how many of them are for uploads, and so count as no artifact; kept in step, too.
         initialized: the stored artifacts were counted once; before that it may not be trusted.
         notes: why entries of the stored object were ignored.
     """
@@ -64,13 +73,14 @@ class Account:
     charges: Mapping[str, Charge] = field(default_factory=dict)
     totals: Totals = field(default_factory=Totals)
     reserved_bytes: int = 0
+    uploads: int = 0
     initialized: bool = False
     notes: tuple[str, ...] = ()
 
     @property
     def artifacts(self) -> int:
         """Return how many artifacts count."""
-        return self.totals.artifact_count + len(self.charges)
+        return self.totals.artifact_count + len(self.charges) - self.uploads
 
     @property
     def used_bytes(self) -> int:
@@ -81,6 +91,44 @@ class Account:
 def provisional(name: str) -> str:
     """Return the key of a charge for an artifact that has no uid yet; no uid looks like it."""
     return f"{_NEW}{name}"
+
+
+def upload(uid: str, token: str) -> str:
+    """Return the key of one upload under way; `token` is nobody else's."""
+    return f"{uid}{_UPLOAD}{token}"
+
+
+def landed(uid: str, file: str, digest: str) -> str:
+    """Return the key of an upload's bytes that are stored, and perhaps recorded.
+
+    The same for each upload of these bytes, so that who tries again is not charged twice; another for those
+    of a rival. The name of the file is hashed: it may be longer than all the rest of a charge.
+
+    Args:
+        uid: the Artifact's uid.
+        file: whose bytes; empty for an artifact without `files`.
+        digest: the digest of the bytes.
+    """
+    return f"{uid}{_LANDED}{digests.hex_of(digests.of(f'{digest} {file}'.encode()))[:32]}"
+
+
+def token_of(key: str) -> str:
+    """Return the token of an upload's charge, of a resumable one its session; empty for any other charge."""
+    return key.partition(_UPLOAD)[2]
+
+
+def resting(account: Account, before: datetime) -> list[str]:
+    """Return the keys of resumable uploads' charges that were last renewed before a time."""
+    return [
+        key
+        for key, charge in account.charges.items()
+        if _UPLOAD in key and charge.expires is not None and charge.since < before
+    ]
+
+
+def artifact_of(key: str) -> str:
+    """Return the uid of the artifact that a charge is for; a `provisional` key as it is."""
+    return key.partition("/")[0]
 
 
 def changed(
@@ -95,7 +143,10 @@ def changed(
         old = charges.get(charge.uid)
         reserved += charge.size_bytes - (old.size_bytes if old else 0)
         charges[charge.uid] = charge
-    return replace(account, charges=charges, reserved_bytes=reserved, totals=totals or account.totals)
+    uploads = sum("/" in key for key in charges)
+    return replace(
+        account, charges=charges, reserved_bytes=reserved, uploads=uploads, totals=totals or account.totals
+    )
 
 
 def build(charges: Iterable[Charge], totals: Totals | None = None, *, initialized: bool = True) -> Account:

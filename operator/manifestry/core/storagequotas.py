@@ -1,22 +1,25 @@
-"""The only ways in which a storage ledger may change, and what users are told about it.
+"""How storage is charged: the ways in which a ledger changes by those who store, and what users are told.
 
-Every function takes an account and returns a new one; the adapter writes it with compare-and-swap. What
-others may rely on is never taken back in one step: `recount` marks an unused charge, and only a later one,
-whose LIST began after the mark was written, gives it back: whoever wants it has cleared the mark by then.
+Every function takes an account and returns a new one; the adapter writes it with compare-and-swap.
+`storagerecounts` brings an account in line with what exists.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-from manifestry.core import bodies, quotas
+from manifestry.core import bodies, quotas, storagecharges
 from manifestry.core.conditions import Condition
-from manifestry.core.storageartifacts import Live, State
-from manifestry.core.storagecharges import LEASE, Account, Charge, Totals, changed, provisional
+from manifestry.core.storagecharges import (
+    LEASE,
+    Account,
+    Charge,
+    changed,
+    provisional,
+)
 
 MAX_CHARGES: Final = 8000  # the CRD's maxProperties
-MAX_MARKS: Final = 1000  # in one write: each makes the object a little larger
 STEP_BYTES: Final = 64 << 20
 _TICK: Final = timedelta(microseconds=1)  # what the ledger can tell apart
 _ROOM_SHARE: Final = 8  # near the limit a stream of unknown length asks for less, to leave others some
@@ -49,6 +52,8 @@ class Wanted:
         size_bytes: how much must be reserved at least.
         step: reserve up to STEP_BYTES more where there is room, for a stream of unknown length.
         lease: how long the charge is good for without being renewed; None keeps one that is there as it is.
+        upload: an upload's own token; empty for what the artifact takes as a whole.
+        recorded: the keys of `storagecharges.landed` whose bytes `size_bytes` counts, too.
     """
 
     uid: str
@@ -56,11 +61,18 @@ class Wanted:
     size_bytes: int
     step: bool = False
     lease: timedelta | None = None
+    upload: str = ""
+    recorded: frozenset[str] = frozenset()
+
+    @property
+    def artifact(self) -> str:
+        """Return the key of the artifact's own charge."""
+        return self.uid or provisional(self.name)
 
     @property
     def key(self) -> str:
         """Return the key in the ledger."""
-        return self.uid or provisional(self.name)
+        return storagecharges.upload(self.uid, self.upload) if self.upload else self.artifact
 
 
 @dataclass(frozen=True)
@@ -80,15 +92,6 @@ class Grant:
     usage: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Recount:
-    """What a recount did: keys that were given back or shrunk, by cause; how many were marked."""
-
-    released: Mapping[str, str] = field(default_factory=dict)
-    marked: int = 0
-    changed: bool = False
-
-
 def limits_for(tenant: str, found: Iterable[Mapping[str, Any]]) -> Limits:
     """Return the limits of one tenant's storage, UNLIMITED without a quota.
 
@@ -105,16 +108,39 @@ def limits_for(tenant: str, found: Iterable[Mapping[str, Any]]) -> Limits:
 
 def reserve(account: Account, wanted: Wanted, limits: Limits, now: datetime) -> tuple[Account, Grant]:
     """Charge bytes before they are accepted; what was charged to the name before it had a uid counts."""
-    held = account.charges.get(wanted.key) or account.charges.get(provisional(wanted.name))
-    before = None if held is None else replace(held, uid=wanted.key)
-    refused = _refusal(account, before, wanted, limits)
+    found = _found(account, wanted)
+    refused = _refusal(account, found, wanted, limits)
     if refused is not None:
         return account, Grant(refused, usage=usage(account, limits))
-    charge = _charged(account, before, wanted, limits, now)
-    if account.charges.get(charge.uid) == charge:
+    charge = _charged(account, found, wanted, limits, now)
+    if account.charges.get(charge.uid) == charge and found.artifact is not None:
         return account, Grant("Reserved", charge, charge, usage(account, limits))
-    result = changed(account, remove=() if held is None else (held.uid,), put=(charge,))
-    return result, Grant("Reserved", charge, before, usage(result, limits))
+    put = (charge,) if charge.uid == wanted.artifact else (_counted(found, wanted, now), charge)
+    result = changed(account, remove=found.renamed, put=put)
+    return result, Grant("Reserved", charge, found.before, usage(result, limits))
+
+
+def land(account: Account, wanted: Wanted, key: str, limits: Limits, now: datetime) -> tuple[Account, Grant]:
+    """Turn the charge of an upload whose bytes are all stored into that of these bytes; safe to repeat.
+
+    From here on it is the artifact's: the record of the bytes is on its way, or whoever tries again takes it.
+
+    Args:
+        account: the ledger.
+        wanted: the upload, with all of its bytes.
+        key: `storagecharges.landed` of the bytes.
+        limits: they hold where the upload's own charge was given back meanwhile.
+        now: from when the record has `LEASE` to arrive.
+    """
+    old, found = account.charges.get(key), _found(account, wanted)
+    held = sum(each.size_bytes for each in (old, found.before) if each is not None)
+    if _has_no_room(account, wanted.size_bytes - held, limits) or _is_full(account, found, limits):
+        return account, Grant("WaitingForQuota", usage=usage(account, limits))
+    since = now if old is None else max(now, old.since + _TICK)
+    charge = Charge(key, wanted.name, since, wanted.size_bytes)
+    gone, put = (*found.renamed, wanted.key), (_counted(found, wanted, now), charge)
+    result = changed(account, remove=gone, put=put)
+    return result, Grant("Reserved", charge, old, usage(result, limits))
 
 
 def restore(account: Account, charge: Charge, before: Charge | None) -> tuple[Account, bool]:
@@ -127,18 +153,26 @@ def restore(account: Account, charge: Charge, before: Charge | None) -> tuple[Ac
     return changed(account, put=(replace(before, size_bytes=size_bytes, unused=None),)), True
 
 
-def shrink(account: Account, uid: str, size_bytes: int) -> tuple[Account, bool]:
-    """Leave no more than `size_bytes` reserved for an artifact whose further bytes were given up."""
-    charge = account.charges.get(uid)
-    if charge is None or charge.size_bytes <= size_bytes:
+def release(account: Account, key: str) -> tuple[Account, bool]:
+    """Give back what an upload was charged that was given up; the artifact itself still counts."""
+    if key not in account.charges:
         return account, False
-    return changed(account, put=(replace(charge, size_bytes=size_bytes, expires=None),)), True
+    return changed(account, remove=(key,)), True
 
 
-def commit(account: Account, charge: Charge, size_bytes: int) -> tuple[Account, bool]:
-    """Turn the charge under which an artifact was stored into a part of the totals, once.
+def commit(
+    account: Account, charge: Charge, size_bytes: int, recorded: Iterable[str] = ()
+) -> tuple[Account, bool]:
+    """Turn the charges under which an artifact was stored into a part of the totals, once.
 
-    Where it does not stand any more, only a count can tell whether the artifact is in the totals already.
+    Where its own does not stand any more, only a count can tell whether it is in the totals already.
+    Uploads that are still under way keep theirs: each has accepted bytes, and gives them back itself.
+
+    Args:
+        account: the ledger.
+        charge: the artifact's own.
+        size_bytes: of the artifact as it is stored.
+        recorded: the keys of `storagecharges.landed` of its uploads.
     """
     if account.charges.get(charge.uid) != charge:
         return account, False
@@ -146,44 +180,7 @@ def commit(account: Account, charge: Charge, size_bytes: int) -> tuple[Account, 
     totals = replace(
         old, committed_bytes=old.committed_bytes + size_bytes, artifact_count=old.artifact_count + 1
     )
-    return changed(account, remove=(charge.uid,), totals=totals), True
-
-
-def recount(
-    account: Account, seen: Account, artifacts: Iterable[Live], now: datetime
-) -> tuple[Account, Recount | None]:
-    """Bring an account in line with the Artifacts that exist.
-
-    Args:
-        account: as it is now; charges may have come and gone since `seen`.
-        seen: as it was read BEFORE the Artifacts were listed.
-        artifacts: all of the tenant's, listed live.
-        now: the time before they were listed.
-
-    Returns:
-        None instead of a report when something was committed or counted meanwhile: list again.
-    """
-    if account.totals != seen.totals or account.initialized != seen.initialized:
-        return account, None
-    live = {each.uid: each for each in artifacts}
-    stored = [each for each in live.values() if each.state is State.STORED]
-    findings = list(_findings(account, seen, live, now))
-    marked = [replace(charge, unused=now) for charge, cause, _ in findings if not cause][:MAX_MARKS]
-    cleared = [replace(charge, unused=None) for charge in _in_use(account, seen, findings)]
-    gone = [charge.uid for charge, cause, left in findings if cause and left is None]
-    shrunk = [
-        replace(charge, size_bytes=left, unused=None, expires=None)
-        for charge, cause, left in findings
-        if cause and left is not None
-    ]
-    totals = _totals(account, stored, now)
-    old = account.totals
-    kept = (totals.committed_bytes, totals.artifact_count) == (old.committed_bytes, old.artifact_count)
-    if account.initialized and kept and not (account.notes or marked or cleared or gone or shrunk):
-        return account, Recount()
-    result = changed(account, remove=gone, put=(*marked, *cleared, *shrunk), totals=totals)
-    released = {charge.uid: cause for charge, cause, _ in findings if cause}
-    return replace(result, initialized=True, notes=()), Recount(released, len(marked), changed=True)
+    return changed(account, remove=(charge.uid, *recorded), totals=totals), True
 
 
 def usage(account: Account, limits: Limits) -> dict[str, int]:
@@ -200,8 +197,7 @@ def usage(account: Account, limits: Limits) -> dict[str, int]:
 
 def fits(account: Account, wanted: Wanted, limits: Limits) -> bool:
     """Tell whether `reserve` would let it in."""
-    before = account.charges.get(wanted.key) or account.charges.get(provisional(wanted.name))
-    return _refusal(account, before, wanted, limits) is None
+    return _refusal(account, _found(account, wanted), wanted, limits) is None
 
 
 def is_over(account: Account, limits: Limits) -> bool:
@@ -233,23 +229,73 @@ def condition(reason: Reason, size_bytes: int, limits: Limits) -> Condition:
     return Condition("QuotaReserved", "False", reason, f"{need} waits for room in {most}")
 
 
-def _refusal(account: Account, before: Charge | None, wanted: Wanted, limits: Limits) -> Reason | None:
-    held = before.size_bytes if before else 0
-    more_bytes, is_more = wanted.size_bytes - held, before is None
-    most, count = limits.max_bytes, limits.max_artifacts
-    if (most is not None and more_bytes > 0 and wanted.size_bytes > most) or (is_more and count == 0):
+class _Found(NamedTuple):
+    """What a ledger has of a `Wanted`.
+
+    Args:
+        before: the charge with the wanted key.
+        artifact: the artifact's own charge, by the right key; the same one where no upload is meant.
+        renamed: keys that are to go, because what they charge gets another key.
+        landed_bytes: what uploads have stored of what is wanted, charged already.
+    """
+
+    before: Charge | None
+    artifact: Charge | None
+    renamed: tuple[str, ...]
+    landed_bytes: int
+
+    @property
+    def held_bytes(self) -> int:
+        return self.landed_bytes + (self.before.size_bytes if self.before else 0)
+
+    @property
+    def new_charges(self) -> int:
+        if self.artifact is None:
+            return 2  # at most
+        return 1 if self.before is None else 0
+
+
+def _found(account: Account, wanted: Wanted) -> _Found:
+    charges, name = account.charges, provisional(wanted.name)
+    held = charges.get(wanted.artifact) or charges.get(name)
+    artifact = None if held is None else replace(held, uid=wanted.artifact)
+    renamed = () if held is None or held.uid == wanted.artifact else (held.uid,)
+    landed = sum(charges[key].size_bytes for key in wanted.recorded if key in charges)
+    return _Found(charges.get(wanted.key) if wanted.upload else artifact, artifact, renamed, landed)
+
+
+def _refusal(account: Account, found: _Found, wanted: Wanted, limits: Limits) -> Reason | None:
+    most, more_bytes = limits.max_bytes, wanted.size_bytes - found.held_bytes
+    too_large = most is not None and more_bytes > 0 and wanted.size_bytes > most
+    if too_large or (found.artifact is None and limits.max_artifacts == 0):
         return "ExceedsMaxQuota"
-    if most is not None and more_bytes > 0 and account.used_bytes + more_bytes > most:
+    if _has_no_room(account, more_bytes, limits) or _is_full(account, found, limits):
         return "WaitingForQuota"
-    full = len(account.charges) >= MAX_CHARGES or (count is not None and account.artifacts >= count)
-    return "WaitingForQuota" if is_more and full else None
+    return None
 
 
-def _charged(
-    account: Account, before: Charge | None, wanted: Wanted, limits: Limits, now: datetime
-) -> Charge:
+def _has_no_room(account: Account, more_bytes: int, limits: Limits) -> bool:
+    most = limits.max_bytes
+    return most is not None and more_bytes > 0 and account.used_bytes + more_bytes > most
+
+
+def _is_full(account: Account, found: _Found, limits: Limits) -> bool:
+    """Tell whether there is no place for one more artifact, or one more charge."""
+    count = limits.max_artifacts
+    if found.artifact is None and count is not None and account.artifacts >= count:
+        return True
+    return bool(found.new_charges) and len(account.charges) + found.new_charges > MAX_CHARGES
+
+
+def _counted(found: _Found, wanted: Wanted, now: datetime) -> Charge:
+    """Return the charge by which an upload's artifact counts: as it is, or without any bytes."""
+    return found.artifact or Charge(wanted.artifact, wanted.name, now)
+
+
+def _charged(account: Account, found: _Found, wanted: Wanted, limits: Limits, now: datetime) -> Charge:
+    before = found.before
     held = before.size_bytes if before else 0
-    size_bytes = max(held, wanted.size_bytes)
+    size_bytes = max(held, wanted.size_bytes - found.landed_bytes)
     if wanted.step and held <= wanted.size_bytes:
         room = None if limits.max_bytes is None else limits.max_bytes - account.used_bytes - size_bytes + held
         size_bytes += STEP_BYTES if room is None else max(0, min(STEP_BYTES, room // _ROOM_SHARE))
@@ -259,50 +305,6 @@ def _charged(
         return before if as_it_is else replace(before, since=since, size_bytes=size_bytes, unused=None)
     lease = wanted.lease or LEASE
     return Charge(wanted.key, wanted.name, since, size_bytes, None if lease == LEASE else now + lease)
-
-
-def _findings(
-    account: Account, seen: Account, live: Mapping[str, Live], now: datetime
-) -> Iterator[tuple[Charge, str, int | None]]:
-    """Yield (charge, cause, bytes to leave): without a cause it is to be marked, with None it goes."""
-    unnamed = {provisional(each.name): each for each in live.values() if each.uid not in account.charges}
-    for charge in account.charges.values():
-        artifact = live.get(charge.uid)
-        if artifact is not None and artifact.state is State.STORED:
-            yield charge, "stored", None
-        elif seen.charges.get(charge.uid) == charge:
-            verdict = _verdict(charge, artifact or unnamed.get(charge.uid), now)
-            if verdict is not None:
-                yield charge, verdict[0] if charge.unused is not None else "", verdict[1]
-
-
-def _verdict(charge: Charge, artifact: Live | None, now: datetime) -> tuple[str, int | None] | None:
-    """Return why nobody uses a charge and how many bytes to leave of it; None when it is in use."""
-    if artifact is None or artifact.state is State.STORED:  # the latter was counted, this is another's
-        return ("absent", None) if now - charge.since > LEASE else None
-    if artifact.state is State.ENDED:
-        ended = max(artifact.since or charge.since, charge.since)
-        return ("ended", None) if now - ended > LEASE else None
-    is_too_much = artifact.state is State.AWAITING and charge.size_bytes > artifact.size_bytes
-    return ("abandoned", artifact.size_bytes) if is_too_much and charge.is_expired(now) else None
-
-
-def _in_use(
-    account: Account, seen: Account, findings: list[tuple[Charge, str, int | None]]
-) -> Iterator[Charge]:
-    """Yield the marked charges that are in use after all: a mark must not outlive its finding."""
-    found = {charge.uid for charge, _, _ in findings}
-    return (
-        charge
-        for charge in account.charges.values()
-        if charge.unused is not None and charge.uid not in found and seen.charges.get(charge.uid) == charge
-    )
-
-
-def _totals(account: Account, stored: list[Live], now: datetime) -> Totals:
-    old = account.totals.observed
-    observed = now if old is None else max(now, old + _TICK)
-    return Totals(sum(each.size_bytes for each in stored), len(stored), observed)
 
 
 def _limit(row: Mapping[str, Any], name: str) -> int | None:

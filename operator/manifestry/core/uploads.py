@@ -302,18 +302,21 @@ def verdict(entry: State | Leftover, now: datetime, expiry: timedelta) -> Verdic
     return "ask" if idle >= GRACE else "keep"
 
 
-def is_awaited(session: Session, artifact: Mapping[str, Any] | None, *, has_failed: bool) -> bool:
+def is_awaited(
+    session: Session, artifact: Mapping[str, Any] | None, *, has_failed: bool, is_lost: bool = False
+) -> bool:
     """Tell whether the Artifact of this name still waits for the session's bytes.
 
     Args:
         session: whose Artifact it should be.
         artifact: the object of that name, None when there is none.
         has_failed: whether it can never become Ready.
+        is_lost: whether its bytes were stored once, and the same must be stored again.
     """
-    if artifact is None or has_failed or artifact["metadata"].get("deletionTimestamp"):
+    if artifact is None or artifact["metadata"].get("deletionTimestamp") or (has_failed and not is_lost):
         return False
     spec = artifact["spec"]
     holders = [item for item in filelists.merged(spec) if item["name"] == session.file]
     upload = (holders[0] if holders else {} if session.file else spec).get("upload")
     is_same = artifact["metadata"].get("uid") == session.artifact_uid
-    return is_same and upload is not None and not upload.get("digest")
+    return is_same and upload is not None and (is_lost or not upload.get("digest"))

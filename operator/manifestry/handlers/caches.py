@@ -1,9 +1,10 @@
 """The last seen JobTypes, TenantQuotas and tenant namespaces: few, small, and asked for at every decision."""
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
-from manifestry.core import names
+from manifestry.core import names, quotas
 
 Object = Mapping[str, Any]
 MAX_DELETED = 4096  # uids that are remembered: what falls out is released by the next repair instead
@@ -16,6 +17,10 @@ class Caches:
     def __init__(self) -> None:
         self._kinds: dict[str, dict[str, Object]] = {resource.kind: {} for resource in CACHED}
         self._deleted: dict[str, None] = {}
+        self._claimants: dict[str, frozenset[str]] | None = None  # namespaces by the tenant they claim
+        self._quotas: quotas.Table | None = None
+        self.served: dict[str, str | None] = {}  # the claim by which a namespace was last looked at
+        self.summarised: dict[str, float] = {}  # when a TenantQuota's usage was last written, monotonic
 
     @property
     def job_types(self) -> Mapping[str, Object]:
@@ -34,19 +39,37 @@ class Caches:
 
     def tenant(self, namespace: str) -> str | None:
         """Return the tenant of a namespace, or None: no tenant, or one that another namespace claims too."""
-        claimed = self._claim(namespace)
-        others = (name for name in self.namespaces if name != namespace and self._claim(name) == claimed)
-        return claimed if claimed and next(others, None) is None else None
+        claimed = self.claim(namespace)
+        return claimed if claimed and len(self.claimants(claimed)) == 1 else None
+
+    def claimants(self, tenant: str | None) -> frozenset[str]:
+        """Return the namespaces that claim a tenant; more than one means that none of them is served."""
+        if self._claimants is None:
+            grouped: dict[str, set[str]] = {}
+            for name in self.namespaces:
+                if claimed := self.claim(name):
+                    grouped.setdefault(claimed, set()).add(name)
+            self._claimants = {claimed: frozenset(found) for claimed, found in grouped.items()}
+        return self._claimants.get(tenant or "", frozenset())
+
+    def claim(self, namespace: str) -> str | None:
+        """Return the tenant that a namespace claims by its label, whoever else does."""
+        found = self.namespaces.get(namespace)
+        labels = found["metadata"].get("labels") if found else None
+        claimed = labels.get(names.TENANT_LABEL) if isinstance(labels, Mapping) else None
+        return claimed if isinstance(claimed, str) else None
+
+    @property
+    def quota_table(self) -> quotas.Table:
+        """Return the TenantQuotas arranged by tenant."""
+        if self._quotas is None:
+            self._quotas = quotas.Table.of(self.tenant_quotas.values())
+        return self._quotas
 
     def tenant_uid(self, namespace: str) -> str | None:
         """Return the uid of a tenant's namespace, under which its bytes are stored, or None."""
         found = self.namespaces.get(namespace)
         return None if found is None else found["metadata"].get("uid")
-
-    def _claim(self, namespace: str) -> str | None:
-        found = self.namespaces.get(namespace)
-        labels = found["metadata"].get("labels") if found else None
-        return labels.get(names.TENANT_LABEL) if isinstance(labels, Mapping) else None
 
     def note_deleted(self, uid: str) -> None:
         """Remember that a Job existed and is gone: its reservation belongs to none that is being created."""
@@ -58,6 +81,10 @@ class Caches:
         """Tell whether a Job of this uid was seen to go."""
         return uid in self._deleted
 
+    def deleted_of(self, uids: AbstractSet[str]) -> list[str]:
+        """Return those of `uids` whose Job was seen to go."""
+        return [*(self._deleted.keys() & uids)]
+
     def put(self, kind: str, item: Object) -> bool:
         """Keep an object unless it or a newer one is kept already; tell whether it is news.
 
@@ -68,12 +95,15 @@ class Caches:
         cache, name = self._kinds.get(kind), _name(item)
         if cache is None or name is None or _version(cache.get(name)) >= _version(item):
             return False
-        cache[name] = item
+        before, cache[name] = cache.get(name), item
+        if before is None or _meaning(before) != _meaning(item):  # mostly only a status has changed
+            self._rearrange(kind)
         return True
 
     def drop(self, kind: str, name: str) -> None:
         """Forget a deleted object."""
         self._kinds.get(kind, {}).pop(name, None)
+        self._rearrange(kind)
 
     def replace(self, kind: str, items: Iterable[Object], version: str = "") -> set[str]:
         """Take a complete LIST; return the names of what it has changed, those that had vanished included.
@@ -87,17 +117,30 @@ class Caches:
         newer = {name: item for name, item in before.items() if version and _number(version) < _version(item)}
         listed = {name: item for item in items if (name := _name(item)) is not None}
         after = self._kinds[kind] = {**listed, **newer}
+        self._rearrange(kind)
         return {
             name
             for name in before.keys() | after.keys()
             if _version(before.get(name)) != _version(after.get(name))
         }
 
+    def _rearrange(self, kind: str) -> None:
+        if kind == names.NAMESPACES.kind:
+            self._claimants = None
+        elif kind == names.TENANT_QUOTAS.kind:
+            self._quotas = None
+
 
 def _name(item: Object) -> str | None:
     metadata = item.get("metadata")
     name = metadata.get("name") if isinstance(metadata, Mapping) else None
     return name if isinstance(name, str) and name else None
+
+
+def _meaning(item: Object) -> tuple[Any, Any, Any]:
+    """Return what the arrangements below are made of."""
+    metadata = item["metadata"]
+    return metadata.get("labels"), metadata.get("creationTimestamp"), item.get("spec")
 
 
 def _version(item: Object | None) -> int:

@@ -80,7 +80,7 @@ class Collector:
     async def _is_ours(self, namespaces: Mapping[str, str]) -> bool:
         """Tell whether this store holds the bytes of this cluster; of another's we would see only garbage."""
         mine = namespaces.get(SYSTEM_NAMESPACE, "")
-        owner = await self._inventory.own(mine) if mine else ""
+        owner = await self._inventory.own(mine, self._ctx.clock.now()) if mine else ""
         if mine and owner == mine:
             return True
         METRICS.failures.inc()

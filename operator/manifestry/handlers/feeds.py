@@ -1,10 +1,10 @@
-"""What an event does: keep the small kinds in the caches, put a key into the queue, nothing else."""
+"""What an event does: keep the small kinds and the ledgers, put a key into the queue, nothing else."""
 
 import logging
 from collections.abc import Mapping
 from typing import Any
 
-from manifestry.adapters import queues
+from manifestry.adapters import ledgers, queues
 from manifestry.core import names
 from manifestry.handlers import caches, keys
 
@@ -14,9 +14,10 @@ _logger = logging.getLogger(__name__)
 class Feed:
     """Takes the events of all watched kinds; must be quick, and no object may make it fail."""
 
-    def __init__(self, cache: caches.Caches, queue: queues.KeyedQueue) -> None:
+    def __init__(self, cache: caches.Caches, queue: queues.KeyedQueue, books: ledgers.Ledgers) -> None:
         self._caches = cache
         self._queue = queue
+        self._books = books
 
     def take(self, resource: names.Resource, change: str | None, item: Mapping[str, Any]) -> None:
         """Take an event.
@@ -32,9 +33,17 @@ class Feed:
             return
         if resource in caches.CACHED:
             self._remember(resource.kind, change, key[2], item)
+        if key[0] == names.QUOTA_LEDGERS.kind:
+            self._note_ledger(change, key, item)
         if resource == names.JOBS and change == "DELETED":
             self._caches.note_deleted(str(item["metadata"].get("uid")))
         self._queue.add(key)
+
+    def _note_ledger(self, change: str | None, key: queues.Key, item: Mapping[str, Any]) -> None:
+        if change == "DELETED":
+            self._books.forget(key[1], key[2])
+        else:
+            self._books.observe(key[1], key[2], item)
 
     def _remember(self, kind: str, change: str | None, name: str, item: Mapping[str, Any]) -> None:
         if change == "DELETED":

@@ -7,12 +7,9 @@ from typing import Any
 from manifestry.adapters import cluster, quota_metrics
 from manifestry.adapters.ledgers import NotReadyError
 from manifestry.core import batchjobs, ledgers, names, quotas
-from manifestry.core.jobs import Observed
+from manifestry.core.jobs import Observed, live_job
 from manifestry.handlers.quotas import limits_of, wake
 from manifestry.handlers.registry import Context
-
-NOT_READY_SECONDS = 1.0
-LEFTOVER_SECONDS = 1.0
 
 Transition = Callable[[ledgers.Ledger], tuple[ledgers.Ledger, ledgers.Outcome]]
 
@@ -71,13 +68,20 @@ async def _transact(
         ledger, admitted = ledgers.admit(ledger, limits)
         return ledger, (ledger, outcome, admitted)
 
+    def wake_others(answer: tuple[Any, Any, tuple[ledgers.Holder, ...]]) -> None:
+        wake(ctx, namespace, tuple(holder for holder in answer[2] if holder.uid != observed.uid))
+
     try:
-        ledger, outcome, admitted = await ctx.ledgers.transact(namespace, job_type, fold)
+        ledger, outcome, _ = await ctx.ledgers.transact(namespace, job_type, fold, wake_others)
     except NotReadyError as error:
         ctx.queue.add((names.QUOTA_LEDGERS.kind, namespace, job_type), urgent=True)
-        raise LaterError(NOT_READY_SECONDS) from error
-    wake(ctx, namespace, tuple(holder for holder in admitted if holder.uid != observed.uid))
+        raise LaterError(batchjobs.pause(_age_seconds(ctx, observed))) from error  # the repair wakes it, too
     return ledger, outcome
+
+
+def _age_seconds(ctx: Context, observed: Observed) -> float:
+    created = live_job(observed.job, None, None).created
+    return (ctx.clock.now() - created).total_seconds() if created else 0.0
 
 
 async def clear(
@@ -102,21 +106,23 @@ async def clear(
         may_come = holder.state is ledgers.State.RESERVED and is_new and not ctx.caches.is_deleted(holder.uid)
         if holder.uid == kept or may_come:
             continue
-        if await _stop_leftovers(ctx, namespace, holder.uid):
-            after = LEFTOVER_SECONDS
-        else:
+        wait = await _stop_leftovers(ctx, namespace, holder.uid)
+        if wait is None:
             await _release_gone(ctx, namespace, job_type, holder.uid)
+        else:
+            after = min(wait, after or wait)
     return after
 
 
-async def _stop_leftovers(ctx: Context, namespace: str, uid: str) -> bool:
-    """Stop what is left of a deleted Job; tell whether something still runs."""
+async def _stop_leftovers(ctx: Context, namespace: str, uid: str) -> float | None:
+    """Stop what is left of a Job; return the seconds after which to look again, None when nothing is left."""
     batches, _ = await ctx.client.list(names.BATCH_JOBS, namespace, label_selector=_selector(uid))
     left = [batch for batch in batches if not batchjobs.is_finished(batch)]
     for batch in left:
         if not batchjobs.is_deleting(batch):
             await delete_batch(ctx, namespace, batch["metadata"]["name"], batch["metadata"]["uid"])
-    return bool(left) or any(batchjobs.is_pod_unfinished(pod) for pod in await pods_of(ctx, namespace, uid))
+    pods = [pod for pod in await pods_of(ctx, namespace, uid) if batchjobs.is_pod_unfinished(pod)]
+    return batchjobs.patience((*left, *pods), ctx.clock.now()) if left or pods else None
 
 
 async def _release_gone(ctx: Context, namespace: str, job_type: str, uid: str) -> None:
@@ -125,8 +131,11 @@ async def _release_gone(ctx: Context, namespace: str, job_type: str, uid: str) -
     def decide(ledger: ledgers.Ledger) -> tuple[ledgers.Ledger, tuple[ledgers.Holder, ...]]:
         return ledgers.admit(ledgers.release(ledger, uid)[0], limits)
 
+    def wake_all(admitted: tuple[ledgers.Holder, ...]) -> None:
+        wake(ctx, namespace, admitted)
+
     try:
-        wake(ctx, namespace, await ctx.ledgers.transact(namespace, job_type, decide))
+        await ctx.ledgers.transact(namespace, job_type, decide, wake_all)
     except NotReadyError:
         return  # no ledger, nothing to release
 
@@ -141,8 +150,9 @@ async def delete_batch(ctx: Context, namespace: str, name: str, uid: str) -> Non
 
 async def _require_stopped(ctx: Context, observed: Observed) -> None:
     """Make sure that nothing of a Job runs; asked after its end is written down, as nobody starts it then."""
-    if await _stop_leftovers(ctx, namespace_of(observed), observed.uid):
-        raise LaterError(LEFTOVER_SECONDS)
+    wait = await _stop_leftovers(ctx, namespace_of(observed), observed.uid)
+    if wait is not None:
+        raise LaterError(wait)
 
 
 async def pods_of(ctx: Context, namespace: str, uid: str) -> list[dict[str, Any]]:

@@ -1,23 +1,24 @@
 """Jobs: gather, plan, apply, until nothing is left to do without waiting for the world."""
 
+import logging
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, assert_never
 
 from manifestry.adapters import cluster, quota_metrics
 from manifestry.adapters.ledgers import ContentionError
-from manifestry.core import conditions, jobs, jobshapes, jobtypes, ledgers, names
+from manifestry.core import conditions, jobs, jobshapes, jobstatuses, jobtypes, ledgers, names
 from manifestry.core.jobs import Observed
 from manifestry.handlers import holders
 from manifestry.handlers.quotas import AmbiguousTenantError, find, job_type_of, load, tenant_of
 from manifestry.handlers.registry import Context
 
+_logger = logging.getLogger(__name__)
+
 KIND = names.JOBS.kind
 MAX_PASSES = 8  # claim, create, unsuspend and one more each; a plan that never rests is looked at again later
+REFUSED_FOR_GOOD = (400, 413, 422)  # of the wrong shape, too large, invalid
 CONFLICT_SECONDS = 0.1  # somebody else has written: read again
-NOT_READY_SECONDS = 1.0
-LEFTOVER_SECONDS = 1.0
-AMBIGUOUS_SECONDS = 30.0
 
 
 async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
@@ -40,8 +41,6 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
         return later.seconds
     except (cluster.ConflictError, ContentionError):
         return CONFLICT_SECONDS
-    except AmbiguousTenantError:
-        return AMBIGUOUS_SECONDS
 
 
 async def _reconcile(ctx: Context, namespace: str, name: str) -> float | None:
@@ -74,20 +73,20 @@ async def _gather(ctx: Context, namespace: str, name: str) -> Observed | None:
         holder=ledger.holders.get(uid),
         batch=await find(ctx, names.BATCH_JOBS, names.batch_job_name(name, uid), namespace),
     )
-    observed = replace(observed, tenant=await _tenant(ctx, observed, namespace))
+    observed = await _with_tenant(ctx, observed, namespace)
     if not jobs.wants_pods(observed, ctx.clock.now()):
         return observed
     return replace(observed, pods=tuple(await holders.pods_of(ctx, namespace, uid)))
 
 
-async def _tenant(ctx: Context, observed: Observed, namespace: str) -> str | None:
-    """Return the tenant; a Job that has begun or ended goes on with the one it had."""
+async def _with_tenant(ctx: Context, observed: Observed, namespace: str) -> Observed:
+    """Add the tenant; of a disputed one a Job that has begun or ended goes on with the one it had."""
     try:
-        return await tenant_of(ctx, namespace)
-    except AmbiguousTenantError:
+        return replace(observed, tenant=await tenant_of(ctx, namespace))
+    except AmbiguousTenantError as error:
         if observed.is_started or jobs.is_terminal(observed.job):
-            return (observed.job.get("status") or {}).get("tenant")
-        raise
+            return replace(observed, tenant=(observed.job.get("status") or {}).get("tenant"))
+        return replace(observed, untenanted=f"waiting: {error}")
 
 
 async def _apply(ctx: Context, observed: Observed, plan: jobs.Plan) -> Observed:
@@ -110,11 +109,13 @@ async def _act(ctx: Context, observed: Observed, action: jobs.Action) -> Observe
             observed = await _create_batch(ctx, observed, body)
         case jobs.Unsuspend(name, uid):
             observed = await _unsuspend(ctx, observed, name, uid)
+        case jobs.SetDeadline(name, uid, seconds):
+            patch = {"metadata": {"uid": uid}, "spec": {"activeDeadlineSeconds": seconds}}
+            observed = replace(observed, batch=await _patch_batch(ctx, observed, name, patch))
         case jobs.DeleteBatch(name, uid):
             await holders.delete_batch(ctx, holders.namespace_of(observed), name, uid)
         case jobs.SetTtl(name, seconds):
-            patch = {"spec": {"ttlSecondsAfterFinished": seconds}}
-            await ctx.client.merge_patch(names.BATCH_JOBS, name, patch, holders.namespace_of(observed))
+            await _patch_batch(ctx, observed, name, {"spec": {"ttlSecondsAfterFinished": seconds}})
         case other:
             assert_never(other)
     return observed
@@ -138,9 +139,31 @@ async def _create_batch(ctx: Context, observed: Observed, body: dict[str, Any]) 
         batch = await ctx.client.create(names.BATCH_JOBS, body, namespace)
     except cluster.AlreadyExistsError:
         batch = await ctx.client.get(names.BATCH_JOBS, body["metadata"]["name"], namespace)
-    except cluster.InvalidError as error:
-        return replace(observed, refused=error.message)
+    except cluster.ForbiddenError as error:  # a full ResourceQuota, a policy: it may be allowed later
+        _logger.warning("batch Job refused for now", extra={"namespace": namespace, "error": error.message})
+        return replace(observed, denied=error.message)
+    except cluster.ApiError as error:
+        if error.status in REFUSED_FOR_GOOD:
+            return replace(observed, refused=error.message)
+        await _tell_failure(ctx, observed, error.message)
+        raise
     return replace(observed, batch=batch)
+
+
+async def _tell_failure(ctx: Context, observed: Observed, message: str) -> None:
+    """Write down why there is no batch Job yet, unless it was the first attempt: mostly the next succeeds."""
+    metadata = observed.job["metadata"]
+    if ctx.queue.failures((KIND, metadata["namespace"], metadata["name"])):
+        status = jobs.plan(replace(observed, denied=message), ctx.clock.now()).status
+        if status is not None:
+            await _write_status(ctx, observed, status)
+
+
+async def _patch_batch(ctx: Context, observed: Observed, name: str, patch: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return await ctx.client.merge_patch(names.BATCH_JOBS, name, patch, holders.namespace_of(observed))
+    except cluster.NotFoundError as error:  # gone meanwhile: look again
+        raise holders.LaterError(CONFLICT_SECONDS) from error
 
 
 async def _unsuspend(ctx: Context, observed: Observed, name: str, uid: str) -> Observed:
@@ -159,8 +182,7 @@ async def _unsuspend(ctx: Context, observed: Observed, name: str, uid: str) -> O
     if held is None or held.state is not ledgers.State.ADMITTED:
         raise holders.LaterError(CONFLICT_SECONDS)
     patch = {"metadata": {"uid": uid}, "spec": {"suspend": False}}
-    batch = await ctx.client.merge_patch(names.BATCH_JOBS, name, patch, namespace)
-    return replace(observed, batch=batch)
+    return replace(observed, batch=await _patch_batch(ctx, observed, name, patch))
 
 
 def _earlier(first: float | None, second: float | None) -> float | None:
@@ -170,18 +192,20 @@ def _earlier(first: float | None, second: float | None) -> float | None:
 
 def _measure(before: jobs.Body, after: jobs.Body, now: datetime) -> None:
     """Count the two latencies from the objects' own times, so that a restart loses nothing."""
-    was, reason = _reason(before), _reason(after)
+    was, reason = jobstatuses.reason(before), jobstatuses.reason(after)
     job_type = str(jobtypes.spec_of(after).get("jobType"))
     if reason == "Admitted" != was:
-        created = datetime.fromisoformat(after["metadata"]["creationTimestamp"])
-        quota_metrics.METRICS.queue_wait.labels(job_type).observe(max(0.0, (now - created).total_seconds()))
-    admitted = conditions.find((after.get("status") or {}).get("conditions"), "QuotaReserved")
-    if reason == "Running" != was and admitted is not None:
-        since = datetime.fromisoformat(str(admitted["lastTransitionTime"]))
-        seconds = max(0.0, (now - since).total_seconds())
+        seconds = _seconds_since(after["metadata"].get("creationTimestamp"), now)
+        quota_metrics.METRICS.queue_wait.labels(job_type).observe(seconds)
+    if reason == "Running" != was:
+        admitted = conditions.find((after.get("status") or {}).get("conditions"), "QuotaReserved") or {}
+        seconds = _seconds_since(admitted.get("lastTransitionTime"), now)
         quota_metrics.METRICS.admit_to_running.labels(job_type).observe(seconds)
 
 
-def _reason(job: jobs.Body) -> str:
-    found = conditions.find((job.get("status") or {}).get("conditions"), "Succeeded")
-    return str(found.get("reason")) if found else ""
+def _seconds_since(text: Any, now: datetime) -> float:
+    """Return the seconds since a time in an object, 0 where it says none."""
+    try:
+        return max(0.0, (now - datetime.fromisoformat(text)).total_seconds())
+    except (TypeError, ValueError):
+        return 0.0

@@ -1,13 +1,15 @@
 """Ledgers: give free slots away (T3), and bring them back in line with the Jobs that exist (T5)."""
 
+import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 from manifestry.adapters import cluster, quota_metrics
 from manifestry.adapters.ledgers import LedgerError, NotReadyError, World
-from manifestry.core import batchjobs, conditions, jobs, jobshapes, jobtypes, ledgers, names, quotas
+from manifestry.core import batchjobs, jobs, jobshapes, jobtypes, ledgers, names, quotas
 from manifestry.handlers.quotas import (
     AmbiguousTenantError,
     is_leaving,
@@ -25,7 +27,14 @@ KIND = names.QUOTA_LEDGERS.kind
 _UNFINISHED_PODS = "status.phase!=Succeeded,status.phase!=Failed"
 _NOT_SUCCEEDED = "status.successful=0"  # the one selector batch/v1 has; failed ones are left out here
 
-Body = Mapping[str, Any]
+REPAIR_SECONDS = 120.0  # for one tenant: a slow one must not take the time of all others
+
+Holders = Mapping[str, ledgers.Holder]
+
+
+class _Batch(NamedTuple):
+    job_name: str | None
+    is_running: bool
 
 
 async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
@@ -57,23 +66,32 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
 async def resync(ctx: Context) -> None:
     """Repair every ledger of every tenant and make the missing ones; one tenant's failure stops no other.
 
+    Who has waited longest comes first: should the time not suffice for all, the next run begins with the
+    others.
+
     Raises:
         LedgerError, ApiError: a ledger could not be repaired; readiness must not count this run as a success.
     """
     await load(ctx)
     failed: list[Exception] = []
-    for namespace in tuple(ctx.caches.namespaces):
+    begun = ctx.ledgers.repair_begun = {
+        namespace: ctx.ledgers.repair_begun.get(namespace, float("-inf"))
+        for namespace in ctx.caches.namespaces
+    }
+    for namespace in sorted(begun, key=lambda each: begun[each]):
+        begun[namespace] = ctx.clock.monotonic()
         tenant = ctx.caches.tenant(namespace)
         if tenant is None or is_leaving(ctx, namespace):
             continue
         try:
-            await ensure_all(ctx, namespace, tenant)
-        except (LedgerError, cluster.ApiError) as error:
+            async with asyncio.timeout(REPAIR_SECONDS):
+                await ensure_all(ctx, namespace, tenant)
+        except (LedgerError, cluster.ApiError, TimeoutError) as error:
             if not is_leaving(ctx, namespace):  # it may have begun to leave meanwhile
+                _logger.warning("ledgers not repaired", extra={"namespace": namespace, "error": repr(error)})
                 failed.append(error)
     if failed:
-        raise failed[0]
-    ctx.ledgers.repaired()
+        raise LedgerError(f"the ledgers of {len(failed)} namespaces were not repaired") from failed[0]
 
 
 async def ensure_all(ctx: Context, namespace: str, tenant: str) -> None:
@@ -94,8 +112,8 @@ async def repair(
 ) -> dict[str, ledgers.Repair]:
     """T5 for one namespace: ledgers first, then Jobs, then one write for each ledger that is wrong."""
 
-    async def observe() -> World:
-        return await _observe(ctx, namespace)
+    async def observe(held: Holders) -> World:
+        return await _observe(ctx, namespace, held)
 
     reports = await ctx.ledgers.repair(
         namespace, observe, lambda job_type: limits_of(ctx, tenant, job_type), only
@@ -109,14 +127,17 @@ async def repair(
                 extra={
                     "namespace": namespace,
                     "job_type": job_type,
-                    "released": dict(report.released),
-                    "claimed": report.claimed,
+                    "released": dict(Counter(report.released.values())),
+                    "claimed": len(report.claimed),
                 },
             )
     return reports
 
 
 async def _is_ready(ctx: Context, namespace: str, name: str) -> bool:
+    known = ctx.ledgers.snapshot(namespace, name)
+    if known is not None and known.initialized:
+        return True  # the watch told of it, or we wrote it: no need to ask at each event
     try:
         return (await ctx.ledgers.read(namespace, name)).initialized
     except NotReadyError:
@@ -124,19 +145,22 @@ async def _is_ready(ctx: Context, namespace: str, name: str) -> bool:
 
 
 def _wake_deleted(ctx: Context, namespace: str, name: str) -> None:
-    """Ask for a look at Jobs that were seen to go before the ledger told of their reservation."""
+    """Ask for a look at Jobs that were seen to go before the ledger told of their entry."""
     ledger = ctx.ledgers.snapshot(namespace, name) or ledgers.Ledger()
-    for holder_name, uids in ledger.reserved.items():
-        if any(map(ctx.caches.is_deleted, uids)):
-            ctx.queue.add((names.JOBS.kind, namespace, holder_name))
+    for uid in ctx.caches.deleted_of(ledger.holders.keys()):
+        ctx.queue.add((names.JOBS.kind, namespace, ledger.holders[uid].name))
 
 
 async def _admit(ctx: Context, namespace: str, name: str, tenant: str) -> None:
     limits = limits_of(ctx, tenant, name)
     ledger = ctx.ledgers.snapshot(namespace, name) or ledgers.Ledger()
     if ledgers.admit(ledger, limits)[1]:
-        admitted = await ctx.ledgers.transact(namespace, name, lambda ledger: ledgers.admit(ledger, limits))
-        wake(ctx, namespace, admitted)
+        await ctx.ledgers.transact(
+            namespace,
+            name,
+            lambda ledger: ledgers.admit(ledger, limits),
+            lambda admitted: wake(ctx, namespace, admitted),
+        )
         ledger = ctx.ledgers.snapshot(namespace, name) or ledger
     quota_metrics.METRICS.observe_ledger(tenant, name, ledger.usage, limits)
 
@@ -150,52 +174,67 @@ def _has_work(ctx: Context, namespace: str, tenant: str, job_type: str) -> bool:
     return bool(ledgers.admit(ledger, limits)[1])
 
 
-async def _observe(ctx: Context, namespace: str) -> World:
-    """List what exists, live; called after the ledgers were read, and that order is what makes T5 right."""
-    listed, _ = await ctx.client.list(names.JOBS, namespace)
-    bodies = [jobshapes.tame(body) for body in listed]
-    batches, _ = await ctx.client.list(
-        names.BATCH_JOBS, namespace, label_selector=names.JOB_UID_LABEL, field_selector=_NOT_SUCCEEDED
-    )
-    pods, _ = await ctx.client.list(
-        names.PODS, namespace, label_selector=names.JOB_UID_LABEL, field_selector=_UNFINISHED_PODS
-    )
-    left = [batch for batch in batches if not batchjobs.is_finished(batch)]
-    by_uid = {batchjobs.job_uid(batch): batch for batch in left}
-    _wake_jobs(ctx, namespace, bodies, left)
+async def _observe(ctx: Context, namespace: str, held: Holders) -> World:
+    """List what exists, live; called after the ledgers were read, and that order is what makes T5 right.
+
+    Pages are looked at and let go, and a Job that has ended and holds nothing leaves no trace: a tenant may
+    have very many of those. The batch Jobs come after the Jobs: who makes one has a Job that is listed.
+    """
+    live, woken = await _live_jobs(ctx, namespace, held)
+    batches = await _unfinished_batches(ctx, namespace)
+    pods = await _unfinished_pods(ctx, namespace)
+    for uid, batch in batches.items():
+        if uid not in woken and batch.job_name:  # it may have outlived its Job
+            ctx.queue.add((names.JOBS.kind, namespace, batch.job_name))
     grouped: dict[str, list[ledgers.LiveJob]] = defaultdict(list)
-    for body in bodies:
-        name = str(jobtypes.spec_of(body).get("jobType"))
-        batch = by_uid.get(body["metadata"]["uid"])
-        grouped[name].append(jobs.live_job(body, ctx.caches.job_types.get(name), batch))
-    return World(grouped, frozenset(uid for uid in map(batchjobs.job_uid, (*left, *pods)) if uid))
+    for uid, (job_type, job) in live.items():
+        is_running = uid in batches and batches[uid].is_running
+        grouped[job_type].append(replace(job, running=True) if is_running else job)
+    return World(grouped, pods | batches.keys())
 
 
-def _wake_jobs(ctx: Context, namespace: str, bodies: Iterable[Body], batches: Iterable[Body]) -> None:
-    """Ask for a look at every Job that is under way, and at those whose batch Job outlived them.
+async def _live_jobs(
+    ctx: Context, namespace: str, held: Holders
+) -> tuple[dict[str, tuple[str, ledgers.LiveJob]], set[str]]:
+    """Return (job type, Job) by uid, and the uids of those that have something to do, which are woken.
 
     Plainly queued ones are left alone: the ledger wakes them, and there may be very many.
     """
-    waiting = {body["metadata"]["uid"] for body in bodies if _is_resting(body)}
-    for body in bodies:
-        if body["metadata"]["uid"] not in waiting:
-            ctx.queue.add((names.JOBS.kind, namespace, body["metadata"]["name"]))
-    looked_at = {body["metadata"]["uid"] for body in bodies} - waiting
-    for batch in batches:
-        name = batchjobs.job_name(batch)
-        if name and batchjobs.job_uid(batch) not in looked_at:
-            ctx.queue.add((names.JOBS.kind, namespace, name))
+    live: dict[str, tuple[str, ledgers.LiveJob]] = {}
+    woken: set[str] = set()
+    async for page in ctx.client.pages(names.JOBS, namespace):
+        for body in map(jobshapes.tame, page):
+            uid, job_type = body["metadata"]["uid"], str(jobtypes.spec_of(body).get("jobType"))
+            found = ctx.caches.job_types.get(job_type)
+            if not jobs.is_resting(body, held.get(uid), is_typed=found is not None):
+                woken.add(uid)
+                ctx.queue.add((names.JOBS.kind, namespace, body["metadata"]["name"]))
+            if uid in held or not jobs.is_terminal(body):
+                live[uid] = (job_type, jobs.live_job(body, found, None))
+    return live, woken
 
 
-def _is_resting(job: Body) -> bool:
-    """Tell whether a Job has nothing to do by itself: it has ended, or it waits for a slot."""
-    status = job.get("status") or {}
-    if status.get("observedGeneration") != job["metadata"].get("generation"):
-        return False
-    if jobs.is_terminal(job):
-        return True
-    summary = conditions.find(status.get("conditions"), "Succeeded") or {}
-    return summary.get("reason") in {"Queued", "Suspended"}
+async def _unfinished_batches(ctx: Context, namespace: str) -> dict[str, _Batch]:
+    found = {}
+    pages = ctx.client.pages(
+        names.BATCH_JOBS, namespace, label_selector=names.JOB_UID_LABEL, field_selector=_NOT_SUCCEEDED
+    )
+    async for page in pages:
+        for batch in page:
+            uid = batchjobs.job_uid(batch)
+            if uid and not batchjobs.is_finished(batch):
+                found[uid] = _Batch(batchjobs.job_name(batch), batchjobs.is_running(batch))
+    return found
+
+
+async def _unfinished_pods(ctx: Context, namespace: str) -> frozenset[str]:
+    found: set[str] = set()
+    pages = ctx.client.pages(
+        names.PODS, namespace, label_selector=names.JOB_UID_LABEL, field_selector=_UNFINISHED_PODS
+    )
+    async for page in pages:
+        found |= {uid for pod in page if (uid := batchjobs.job_uid(pod))}
+    return frozenset(found)
 
 
 def usages(ctx: Context, namespace: str, tenant: str) -> list[tuple[str, quotas.Usage, quotas.Limits]]:

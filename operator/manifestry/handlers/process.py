@@ -176,6 +176,7 @@ class Operator:
         try:
             loading = prerequisites.load_caches(ctx.client, ctx.caches, self._clock)
             if await self._vitals.race(loading):
+                books.primed = True
                 await self._serve(ctx)
         finally:
             if ctx.fetches is not None:
@@ -209,7 +210,7 @@ class Operator:
         The workers come before kopf's end, which would cancel them in the middle of their work.
         """
         ready, stop_watching = asyncio.Event(), asyncio.Event()
-        take = feeds.Feed(ctx.caches, ctx.queue).take
+        take = feeds.Feed(ctx.caches, ctx.queue, ctx.ledgers).take
         working = self._vitals.start(
             "workers", ctx.queue.run(ctx.settings.workers, registry.dispatcher(ctx, HANDLERS))
         )
@@ -256,7 +257,7 @@ def _fetches(
     if not chosen.fetch_enabled:
         return None
     try:
-        tls = fetches.tls_context(chosen.fetch_ca_file)
+        tls = fetches.Trust(chosen.fetch_ca_file)
     except OSError as error:
         raise settings.SettingsError(f"{settings.PREFIX}FETCH_CA_FILE: {error}") from None
     fetcher = fetches.Fetcher(

@@ -66,7 +66,7 @@ def limits_of(ctx: Context, tenant: str | None, job_type: str) -> quotas.Limits:
     """Return the limits that hold now; without a tenant nothing may run."""
     if tenant is None:
         return NOTHING
-    return quotas.limits_for(tenant, job_type, ctx.caches.tenant_quotas.values())
+    return ctx.caches.quota_table.limits(tenant, job_type)
 
 
 def wake(ctx: Context, namespace: str, admitted: tuple[ledgers.Holder, ...]) -> None:

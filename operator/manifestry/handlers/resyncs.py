@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from manifestry.adapters import cluster, metrics, store
+from manifestry.adapters import cluster, ledgers, metrics, store
 from manifestry.core import conditions, names
 from manifestry.handlers import caches, prerequisites
 from manifestry.handlers.registry import Context, Resync
@@ -12,6 +12,7 @@ from manifestry.handlers.registry import Context, Resync
 _logger = logging.getLogger(__name__)
 
 FULL_EVERY = 10  # each tenth time the settled objects are looked at, too
+EXPECTED = (cluster.ApiError, ledgers.LedgerError, store.StoreUnavailableError)  # not defects of ours
 PART_SECONDS = 300.0  # a part that takes longer is broken, and must not stop the others for ever
 
 
@@ -54,7 +55,7 @@ class Resyncs:
             async with asyncio.timeout(PART_SECONDS):
                 await part(self._ctx)
         except Exception as error:  # an outermost boundary: the next run may succeed
-            expected = isinstance(error, cluster.ApiError | store.StoreUnavailableError)
+            expected = isinstance(error, EXPECTED)
             _logger.log(
                 logging.WARNING if expected else logging.ERROR,
                 "resync failed",
@@ -73,10 +74,8 @@ class Resyncs:
     async def _sweep(self, ctx: Context) -> None:
         """Wake the Artifacts; the module for ledgers wakes the Jobs, which it has listed anyway."""
         full = self._count % FULL_EVERY == 0
-        items, _ = await ctx.client.list(names.ARTIFACTS)
-        for number, item in enumerate(items):
-            if full or conditions.kstatus(item) != "Current":
-                metadata = item["metadata"]
-                ctx.queue.add((names.ARTIFACTS.kind, metadata["namespace"], metadata["name"]))
-            if number % 500 == 0:
-                await asyncio.sleep(0)
+        async for page in ctx.client.pages(names.ARTIFACTS):
+            for item in page:
+                if full or conditions.kstatus(item) != "Current":
+                    metadata = item["metadata"]
+                    ctx.queue.add((names.ARTIFACTS.kind, metadata["namespace"], metadata["name"]))

@@ -1,22 +1,19 @@
 """Integrity: read stored bytes back at a bounded rate, and say whose are damaged or missing.
 
 The order is kept in the Artifacts themselves: those whose `status.lastVerifiedTime` is oldest come first, so
-a restart goes on where the last process was. Bytes are called damaged when they were read wrong twice; they
-are set aside, so that whoever stores the same bytes again heals every Artifact that has them.
+a restart goes on where the last process was. For pins, which may have no Artifact, the store keeps the time.
+Bytes are called damaged when they were read wrong twice; they are set aside, so that whoever stores the same
+bytes again heals every Artifact that has them.
 """
 
-import asyncio
-import hashlib
 import logging
-from collections import OrderedDict
-from contextlib import aclosing
 from datetime import timedelta
-from typing import Literal
 
-from manifestry.adapters import cluster, inventory, pacing, store
+from manifestry.adapters import cluster, store
 from manifestry.adapters.storage_metrics import METRICS
-from manifestry.core import artifacts, digests, names, scrubs
-from manifestry.core.scrubs import Due, Finding, Part
+from manifestry.core import artifacts, names, scrubs
+from manifestry.core.scrubs import Due, Finding
+from manifestry.handlers import pinscrubs, readbacks
 from manifestry.handlers.registry import Context
 
 _logger = logging.getLogger(__name__)
@@ -25,11 +22,7 @@ FIRST_AFTER_SECONDS = 60.0
 LOOKS_PER_PERIOD = 24
 PAUSE_MAX_SECONDS = 3600.0
 WORK = 500  # Artifacts taken from one look at all of them
-REMEMBERED = 10_000  # digests that many Artifacts share need to be read once in a period
 WRITE_ATTEMPTS = 3
-
-Key = tuple[str, str]
-Result = Literal["Sound", "Damaged", "Missing", "Changed"]
 
 
 class Scrubber:
@@ -41,10 +34,9 @@ class Scrubber:
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        self._inventory = inventory.Inventory(ctx.store)
+        self._readback = readbacks.Readback(ctx)
+        self._pins = pinscrubs.PinScrub(ctx, self._readback, self._report)
         self._period = timedelta(seconds=ctx.settings.scrub_period_seconds)
-        self._pace = pacing.Pace(ctx.settings.scrub_bytes_per_second, ctx.clock)
-        self._sound: OrderedDict[Key, float] = OrderedDict()
 
     async def run(self) -> None:
         """Read everything back once a period, for ever; never, where the rate is 0."""
@@ -56,7 +48,11 @@ class Scrubber:
             await self._ctx.clock.sleep(0.0 if more else pause)
 
     async def once(self) -> bool:
-        """Read back the Artifacts that wait longest; tell whether there are more of them."""
+        """Read back the Artifacts, and the pins, that wait longest; tell whether there are more of them."""
+        more = await self._artifacts()
+        return await self._pins.once() or more
+
+    async def _artifacts(self) -> bool:
         try:
             work = await self._due()
         except cluster.ApiError as error:
@@ -90,58 +86,17 @@ class Scrubber:
         tenant_uid = self._ctx.caches.tenant_uid(namespace)
         if body is None or tenant_uid is None or not artifacts.is_ready(body):
             return
-        results = {part.digest: await self._check(tenant_uid, part) for part in scrubs.parts(body)}
+        parts = scrubs.parts(body)
+        results = {
+            part.digest: await self._readback.check(tenant_uid, part.digest, part.size_bytes)
+            for part in parts
+        }
         for digest, result in results.items():
             match result:
                 case "Damaged" | "Missing":
                     await self._report(namespace, digest, result)
         if set(results.values()) == {"Sound"}:
             await self._write_verified(namespace, name, frozenset(results))
-
-    async def _check(self, tenant_uid: str, part: Part) -> Result:
-        if self._is_known(tenant_uid, part.digest):
-            return "Sound"
-        seen = None
-        for _ in range(2):  # a wrong bit may have come up on the way; twice the same, it is stored so
-            if not await self._is_there(tenant_uid, part.digest):
-                return "Missing"
-            seen = await self._inventory.blob(tenant_uid, part.digest)
-            if seen is None:
-                return "Changed"
-            if seen.size_bytes == part.size_bytes and await self._is_sound(tenant_uid, part):
-                self._remember(tenant_uid, part.digest)
-                return "Sound"
-        assert seen is not None  # noqa: S101 - the loop has run
-        return "Damaged" if await self._inventory.quarantine(tenant_uid, seen) else "Changed"
-
-    async def _is_there(self, tenant_uid: str, digest: str) -> bool:
-        try:
-            return await self._ctx.store.confirm(tenant_uid, digest) is not None
-        except store.BlobDamagedError:  # not even a file
-            return True
-
-    async def _is_sound(self, tenant_uid: str, part: Part) -> bool:
-        sha256 = hashlib.sha256()
-        try:
-            async with aclosing(self._ctx.store.stream(tenant_uid, part.digest)) as views:
-                async for view in views:
-                    await asyncio.to_thread(sha256.update, view)
-                    METRICS.scrubbed_bytes.inc(len(view))
-                    await self._pace.spend(len(view))
-        except store.BlobDamagedError:
-            return False
-        return digests.equal(f"{digests.ALGORITHM}:{sha256.hexdigest()}", part.digest)
-
-    def _is_known(self, tenant_uid: str, digest: str) -> bool:
-        read = self._sound.get((tenant_uid, digest))
-        # Half a period, so that what many share is not believed for two.
-        return read is not None and self._ctx.clock.monotonic() - read < self._period.total_seconds() / 2
-
-    def _remember(self, tenant_uid: str, digest: str) -> None:
-        self._sound[tenant_uid, digest] = self._ctx.clock.monotonic()
-        self._sound.move_to_end((tenant_uid, digest))
-        while len(self._sound) > REMEMBERED:
-            self._sound.popitem(last=False)
 
     async def _report(self, namespace: str, digest: str, finding: Finding) -> None:
         """Tell every Artifact of the tenant that has these bytes; that wakes it to repair what it can."""

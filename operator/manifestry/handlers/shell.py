@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import kopf
 
@@ -93,6 +94,12 @@ def build_registry(take: Take, login: Callable[[], kopf.AiohttpSession]) -> kopf
     return registry
 
 
+def watched_paths(base_url: str) -> list[str]:
+    """Return the URL paths of the watched collections; a proxy may serve the API below a path of its own."""
+    prefix = urlsplit(base_url).path.rstrip("/")
+    return [prefix + watched.resource.path() for watched in WATCHED]
+
+
 def _event_handler(resource: names.Resource, take: Take) -> Callable[..., Any]:
     async def on_event(event: Mapping[str, Any], **_: Any) -> None:
         take(resource, event["type"], event["object"])
@@ -118,8 +125,8 @@ async def run(
         session = client.new_session(POOL_SIZE, [contacts.trace_config()])  # kopf closes it
         return kopf.AiohttpSession(server=client.base_url, aiohttp_session=session)
 
-    for watched in WATCHED:
-        contacts.expect(watched.resource.path())
+    for path in watched_paths(client.base_url):
+        contacts.expect(path)
     await kopf.operator(
         registry=build_registry(take, login),
         settings=build_settings(),

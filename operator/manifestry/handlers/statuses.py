@@ -17,14 +17,15 @@ async def write(
     wanted: Iterable[conditions.Condition],
     **fields: Any,
 ) -> float | None:
-    """Write an object's conditions and further status fields.
+    """Write an object's conditions and further status fields; one that is None is taken away.
 
     Returns:
         None, or the seconds after which to look again when somebody else has written.
     """
     current, generation = bodies.status_of(body), body["metadata"].get("generation", 1)
     merged = conditions.merge(current.get("conditions"), wanted, generation, ctx.clock.now())
-    status = {**current, **fields, "observedGeneration": generation, "conditions": merged}
+    wanted_fields = {**current, **fields, "observedGeneration": generation, "conditions": merged}
+    status = {name: value for name, value in wanted_fields.items() if value is not None}
     if status == current:
         return None
     try:

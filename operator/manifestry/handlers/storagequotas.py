@@ -104,7 +104,8 @@ async def charge(ctx: Context, observed: Observed) -> Observed:
         return observed
     if storageartifacts.is_stored(observed.body):
         return replace(observed, quota=storagequotas.condition("Reserved", size_bytes, limits))
-    wanted = Wanted(uid, name, max(size_bytes, storage.remembered(namespace, name, uid)))
+    needed = max(size_bytes, storage.remembered(namespace, name, uid))
+    wanted = Wanted(uid, name, needed, recorded=storageartifacts.recorded(observed.body))
     grant = await _reserve(ctx, storage, namespace, wanted, limits)
     if grant.charge is None:
         storage.wait(namespace, wanted)
@@ -126,15 +127,16 @@ async def settle(ctx: Context, before: Body, after: Body) -> None:
     if storage is None or not storageartifacts.is_stored(after):
         return
     namespace, uid = after["metadata"]["namespace"], after["metadata"]["uid"]
+    recorded = storageartifacts.recorded(after)
     account = storage.books.account(namespace)
     if storageartifacts.is_stored(before):  # it may have been counted, and only a count can tell
-        if account is not None and uid in account.charges:
+        if account is not None and not recorded.union({uid}).isdisjoint(account.charges):
             count_soon(ctx, namespace)
         return
     charge = storage.relied.pop((namespace, after["metadata"]["name"]), None)
     try:
         size_bytes = storageartifacts.stored_bytes(after)
-        done = charge is not None and await storage.books.commit(namespace, charge, size_bytes)
+        done = charge is not None and await storage.books.commit(namespace, charge, size_bytes, recorded)
     except NotReadyError:
         done = False
     if not done:
@@ -164,6 +166,14 @@ def over_limit(ctx: Context, namespace: str, tenant: str) -> str:
     if account is None or not storagequotas.is_over(account, limits):
         return ""
     return storagequotas.describe(tenant, storagequotas.usage(account, limits))
+
+
+def summary(ctx: Context, namespace: str, tenant: str) -> dict[str, int] | None:
+    """Return what a tenant stores as the status of its TenantQuota shows it; None where it is not counted."""
+    account = ctx.storage.books.account(namespace) if ctx.storage is not None else None
+    if account is None or not account.initialized or not limits_of(ctx, tenant).is_set:
+        return None
+    return {"usedBytes": account.totals.committed_bytes, "artifacts": account.artifacts}
 
 
 def limits_of(ctx: Context, tenant: str) -> Limits:

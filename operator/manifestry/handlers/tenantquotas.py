@@ -1,9 +1,9 @@
 """TenantQuotas: wake the ledgers they govern, say who wins a conflict and whose usage is above a limit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from manifestry.core import bodies, names, quotas, storagecharges
+from manifestry.core import bodies, conditions, names, quotas, storagecharges
 from manifestry.handlers import ledgers, statuses, storagequotas
 from manifestry.handlers.quotas import find
 from manifestry.handlers.registry import Context
@@ -11,23 +11,38 @@ from manifestry.handlers.registry import Context
 KIND = names.TENANT_QUOTAS.kind
 MAX_TENANTS = 256  # the CRD's bounds
 MAX_JOB_TYPES = 128
-SUMMARY_SECONDS = 300.0  # usage in the status is a convenience; REST and the ledgers are always up to date
+SUMMARY_SECONDS = 60.0  # usage in the status is a convenience; REST and the ledgers are always up to date
 
 
 async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:  # noqa: ARG001 - cluster-scoped
     """Put a changed limit into force at once, then write the quota's conditions and usage summary."""
     body = await find(ctx, names.TENANT_QUOTAS, name)
     if body is None:
+        ctx.caches.summarised.pop(name, None)
         _wake_all(ctx)
         return None
     if ctx.caches.put(KIND, body) or _is_unseen(body):
         _wake_all(ctx)
     governed = list(_governed(ctx, body))
-    wanted = quotas.quota_conditions(
-        quotas.conflicts(body, ctx.caches.tenant_quotas.values()), tuple(_above(ctx, governed))
-    )
-    again = await statuses.write(ctx, names.TENANT_QUOTAS, body, wanted, tenants=_summaries(ctx, governed))
+    wanted = quotas.quota_conditions(ctx.caches.quota_table.conflicts(body), tuple(_above(ctx, governed)))
+    due = ctx.caches.summarised.get(name, float("-inf")) + SUMMARY_SECONDS - ctx.clock.monotonic()
+    if due > 0 and not _has_news(body, wanted):
+        return due
+    ctx.caches.summarised[name] = ctx.clock.monotonic()
+    rows = _summaries(ctx, governed)
+    again = await statuses.write(ctx, names.TENANT_QUOTAS, body, wanted, tenants=rows, storage=_total(rows))
     return SUMMARY_SECONDS if again is None else again
+
+
+def _has_news(body: dict[str, Any], wanted: Iterable[conditions.Condition]) -> bool:
+    """Tell whether more than numbers has changed.
+
+    Each write of ours wakes us again, and on a busy tenant the numbers are different each time.
+    """
+    current = bodies.status_of(body).get("conditions")
+    return _is_unseen(body) or not all(
+        conditions.is_status(current, each.type, each.status) for each in wanted
+    )
 
 
 async def resync(ctx: Context) -> None:
@@ -50,10 +65,9 @@ def _is_unseen(body: dict[str, Any]) -> bool:
 
 def _governed(ctx: Context, body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (namespace, tenant) for each tenant whose limits come from this quota."""
-    every = tuple(ctx.caches.tenant_quotas.values())
     for namespace in sorted(ctx.caches.namespaces):
         tenant = ctx.caches.tenant(namespace)
-        winner = quotas.governing(tenant, every) if tenant else None
+        winner = ctx.caches.quota_table.governing(tenant) if tenant else None
         if tenant and winner is not None and winner["metadata"]["name"] == body["metadata"]["name"]:
             yield namespace, tenant
 
@@ -66,9 +80,17 @@ def _summaries(ctx: Context, governed: list[tuple[str, str]]) -> list[dict[str, 
             for job_type, usage, _ in ledgers.usages(ctx, namespace, tenant)
             if usage.held
         ]
-        if rows:
-            found.append({"tenant": tenant, "jobs": rows[:MAX_JOB_TYPES]})
+        stored = storagequotas.summary(ctx, namespace, tenant)
+        if rows or stored is not None:
+            usage = {"jobs": rows[:MAX_JOB_TYPES]} if rows else {}
+            found.append({"tenant": tenant, **usage, **({"storage": stored} if stored is not None else {})})
     return found
+
+
+def _total(rows: list[dict[str, Any]]) -> dict[str, int] | None:
+    """Return what the tenants store together; None where it is counted for none of them."""
+    stored = [row["storage"] for row in rows if "storage" in row]
+    return {key: sum(each[key] for each in stored) for key in stored[0]} if stored else None
 
 
 def _above(ctx: Context, governed: list[tuple[str, str]]) -> Iterator[str]:

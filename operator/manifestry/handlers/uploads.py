@@ -3,13 +3,16 @@
 There is no object in the Kubernetes API for an upload, so there is nothing to reconcile, only this.
 """
 
+import contextlib
 import logging
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from manifestry.adapters import cluster, sessions
-from manifestry.core import conditions, names, uploads
+from manifestry.adapters.ledgerbooks import LedgerError
+from manifestry.core import artifacts, conditions, names, storagecharges, uploads
 from manifestry.handlers.registry import Context
 
 _logger = logging.getLogger(__name__)
@@ -46,26 +49,59 @@ class Collector:
     async def collect(self, ctx: Context) -> Counter[str]:
         """Remove what is abandoned; return how many of each kind."""
         counts: Counter[str] = Counter()
-        expiry = timedelta(seconds=ctx.settings.upload_expiry_seconds)
+        expiry, started = timedelta(seconds=ctx.settings.upload_expiry_seconds), ctx.clock.now()
+        known: set[str] = set()
         async for entry in self.sessions.entries():
+            known.add(entry.session.session_id if isinstance(entry, uploads.State) else entry.upload_id)
             match uploads.verdict(entry, ctx.clock.now(), expiry):
                 case "remove":
-                    counts[await self._remove(entry)] += 1
+                    counts[await self._remove(ctx, entry)] += 1
                 case "ask" if isinstance(entry, uploads.State) and not await _is_awaited(ctx, entry.session):
-                    counts[await self._remove(entry)] += 1
+                    counts[await self._remove(ctx, entry)] += 1
                 case _:
                     pass
         freed = await self.sessions.free_slots(ctx.clock.now() - uploads.GRACE)
-        return counts + Counter(slots=freed)
+        charges = await _give_back_unknown(ctx, known, started - uploads.GRACE)
+        return counts + Counter(slots=freed, charges=charges)
 
-    async def _remove(self, entry: uploads.State | uploads.Leftover) -> str:
+    async def _remove(self, ctx: Context, entry: uploads.State | uploads.Leftover) -> str:
         match entry:
             case uploads.State(session):
                 await self.sessions.abort(session)
+                await _give_back(ctx, session)
                 return "sessions"
             case uploads.Leftover():
                 await self.sessions.remove(entry)
                 return "leftovers"
+
+
+async def _give_back(ctx: Context, session: uploads.Session) -> None:
+    """Give back what a session was charged that is gone; at the latest its lease ends that."""
+    if ctx.storage is None:
+        return
+    key = storagecharges.upload(session.artifact_uid, session.session_id)
+    with contextlib.suppress(LedgerError, cluster.ApiError):  # also for a tenant without a quota
+        await ctx.storage.books.release(session.namespace, key)
+
+
+async def _give_back_unknown(ctx: Context, known: Collection[str], before: datetime) -> int:
+    """Give back what is charged for sessions that were never made, or whose release did not arrive.
+
+    Args:
+        ctx: the operator's ports.
+        known: everything that lies below `uploads/`.
+        before: charges that were renewed later are left alone; well before `known` was listed.
+    """
+    if ctx.storage is None:
+        return 0
+    books, count = ctx.storage.books, 0
+    for namespace in tuple(ctx.caches.namespaces):
+        account = books.account(namespace)
+        for key in storagecharges.resting(account, before) if account is not None else ():
+            if storagecharges.token_of(key) not in known:
+                with contextlib.suppress(LedgerError, cluster.ApiError):
+                    count += await books.release(namespace, key)
+    return count
 
 
 async def _is_awaited(ctx: Context, session: uploads.Session) -> bool:
@@ -74,4 +110,5 @@ async def _is_awaited(ctx: Context, session: uploads.Session) -> bool:
     except cluster.NotFoundError:
         found = None
     has_failed = found is not None and conditions.kstatus(found) == "Failed"
-    return uploads.is_awaited(session, found, has_failed=has_failed)
+    is_lost = found is not None and artifacts.is_lost(found)
+    return uploads.is_awaited(session, found, has_failed=has_failed, is_lost=is_lost)

@@ -38,6 +38,15 @@ def test_a_key_that_becomes_urgent_keeps_its_time() -> None:
     ]
 
 
+def test_a_namespace_with_its_share_waits_unless_it_is_urgent() -> None:
+    queue = fairqueues.FairQueue()
+    for key, urgent in ((("J", "a", "1"), False), (("J", "a", "2"), True), (("J", "b", "1"), False)):
+        queue.push(key, 0.0, urgent=urgent)
+    taken = [queue.pop({"a"}) for _ in range(3)]
+    assert ["".join(each.key[1:]) for each in taken if each] == ["a2", "b1"]
+    assert len(queue) == 1
+
+
 def test_an_empty_queue_has_nothing() -> None:
     queue = fairqueues.FairQueue()
     assert (len(queue), queue.pop(), queue.oldest()) == (0, None, None)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from manifestry.adapters import fetchqueues, store
+from manifestry.adapters.storage_metrics import METRICS
 from manifestry.core import fetches
 from manifestry.core.fetches import Failure, Fetched, FetchError, Order, Outcome, Pending
 from tests.unit.adapters.fakeclock import FakeClock
@@ -99,6 +100,18 @@ async def test_a_fetch_runs_once_and_wakes_its_artifact(world: World) -> None:
     await settle()
     assert world.servers.discarded == ["upload-x"]
     world.queue.forget("team", "a")
+
+
+async def test_each_end_is_counted_with_its_time(world: World) -> None:
+    def counted(outcome: str) -> float:
+        return float(METRICS.fetches.labels(outcome)._sum.get())
+
+    before = counted("Fetched"), counted(SOON.reason)
+    await world.look("x", "y")
+    await world.clock.advance(2.5)
+    await world.servers.end("x", fetched("x"))
+    await world.servers.end("y", SOON)
+    assert (counted("Fetched") - before[0], counted(SOON.reason) - before[1]) == (2.5, 2.5)
 
 
 @pytest.mark.parametrize(("failure", "seconds"), [(SOON, 1.0), (SELDOM, fetches.REFUSED_RETRY_SECONDS)])

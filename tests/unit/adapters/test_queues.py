@@ -286,3 +286,48 @@ async def test_the_observer_is_told() -> None:
     assert ("started", "Job", 0.0) in observer.told
     outcomes = sorted(str(entry[3]) for entry in observer.told if entry[0] == "finished")
     assert outcomes == ["again", "done", "failed"]
+
+
+async def test_one_namespace_leaves_workers_to_the_others() -> None:
+    clock, worker = FakeClock(), Worker()
+    worker.gate = asyncio.Event()
+    async with running(clock, worker, count=8) as queue:
+        for number in range(20):
+            queue.add(("Artifact", "greedy", str(number)))
+        await settle()
+        assert queue.running == 6
+        queue.add(C)
+        await settle()
+        assert worker.seen[-1] == C
+        worker.gate.set()
+        await settle()
+        assert len(worker.seen) == 21
+
+
+async def test_a_key_that_is_looked_at_often_leaves_no_heap_of_timers() -> None:
+    clock, worker = FakeClock(), Worker()
+    worker.again = {A: 86_400.0}
+    async with running(clock, worker) as queue:
+        for _ in range(1000):
+            queue.add(A)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        await settle()
+        assert len(worker.seen) > 200
+        assert len(queue._timers) <= 2 + queues.SPARE_TIMERS
+        assert queue.delayed == 1
+
+
+async def test_asking_urgently_does_not_make_a_failing_key_spin() -> None:
+    clock, worker = FakeClock(), Worker()
+    worker.fail = {A: apierrors.unavailable("away")}
+    async with running(clock, worker) as queue:
+        queue.add(A)
+        await settle()
+        for _ in range(100):
+            queue.add(A, urgent=True)
+            await settle()
+        assert worker.seen == [A]
+        await clock.advance(1.0)
+        assert worker.seen == [A, A]

@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from opentelemetry import trace
 
 from manifestry.adapters import cluster, kubeconfigs, retries, transport
 from manifestry.core import names
@@ -204,7 +206,7 @@ async def test_a_header_cannot_be_injected(server: FakeServer) -> None:
     assert server.requests == []
 
 
-async def test_an_expired_page_token_lists_again_in_one_piece(server: FakeServer) -> None:
+async def test_an_expired_page_token_lists_again_in_fewer_pieces(server: FakeServer) -> None:
     page = {"items": [{"metadata": {"name": "a"}}], "metadata": {"resourceVersion": "5", "continue": "t"}}
     whole = {
         "items": [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}],
@@ -218,7 +220,92 @@ async def test_an_expired_page_token_lists_again_in_one_piece(server: FakeServer
     async with server.connected() as client:
         items, version = await client.list(names.CONFIG_MAPS)
     assert ([item["metadata"]["name"] for item in items], version) == (["a", "b"], "9")
-    assert "limit" not in server.requests[-1].query
+    assert [request.query["limit"] for request in server.requests] == ["500", "500", "2000"]
+
+
+def paged(sizes: list[int]) -> Callable[[web.Request], web.Response]:
+    """Serve objects of these sizes in bytes, page by page."""
+
+    def answer(request: web.Request) -> web.Response:
+        begin = int(request.query.get("continue", "0"))
+        end = min(begin + int(request.query["limit"]), len(sizes))
+        items = [
+            {"metadata": {"name": f"n{index}"}, "data": "x" * sizes[index]} for index in range(begin, end)
+        ]
+        more = {"continue": str(end)} if end < len(sizes) else {}
+        return web.json_response({"items": items, "metadata": {"resourceVersion": "5", **more}})
+
+    return answer
+
+
+async def test_a_page_that_is_too_large_is_read_in_smaller_ones(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "MAX_BODY_BYTES", 4000)
+    server.answers = [paged([3000] * 20)]
+    async with server.connected() as client:
+        items, _ = await client.list(names.CONFIG_MAPS)
+        assert [item["metadata"]["name"] for item in items] == [f"n{index}" for index in range(20)]
+        assert len(server.requests) == 20 + 3, "500, 62, 7, then one by one"
+        pages = [page async for page in client.pages(names.CONFIG_MAPS, label_selector="a=b")]
+        assert len(pages) == 20
+        assert server.requests[-1].query["labelSelector"] == "a=b"
+        server.answers = [paged([5000])]
+        with pytest.raises(cluster.OversizeError, match="over 4000 bytes"):
+            await client.list(names.CONFIG_MAPS)
+
+
+async def test_an_attempt_after_the_deadline_has_a_limit_all_the_same(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(_: web.Request) -> web.Response:
+        await real_sleep(1.5)
+        return web.json_response(OK)
+
+    async def oversleep(_: float) -> None:
+        await real_sleep(0.4)
+
+    real_sleep = asyncio.sleep
+    server.answers = [lambda _: status(503), late]
+    async with server.connected(request_timeout_seconds=0.3) as client:
+        monkeypatch.setattr("asyncio.sleep", oversleep)
+        async with asyncio.timeout(1):
+            with pytest.raises(cluster.UnavailableError):
+                await client.get(names.CONFIG_MAPS, "a", "ns")
+
+
+async def test_a_call_inside_of_a_span_carries_its_trace(server: FakeServer) -> None:
+    context = trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1))
+    server.answers = [ok]
+    async with server.connected() as client:
+        with trace.use_span(trace.NonRecordingSpan(context)):
+            await client.get(names.CONFIG_MAPS, "a", "ns")
+        await client.get(names.CONFIG_MAPS, "a", "ns")
+    assert [request.headers.get("traceparent") for request in server.requests] == [
+        f"00-{1:032x}-{2:016x}-01",
+        None,
+    ]
+
+
+async def test_log_followers_leave_room_for_watches(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "STREAM_POOL_SIZE", 1)
+    monkeypatch.setattr(transport, "CONNECT_SECONDS", 1.0)
+    event = b'{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "2"}}}\n'
+
+    async def follow(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(event if "watch" in request.query else b"line\n")
+        await asyncio.sleep(0.5)
+        return answer
+
+    server.answers = [follow]
+    async with server.connected() as client, client.stream_log("p", "ns", follow=True):
+        events = client.watch(names.CONFIG_MAPS, resource_version="1")
+        assert (await anext(events)).type == "BOOKMARK"
+        await events.aclose()
 
 
 async def test_a_log_streams_and_ends_with_an_error_when_it_breaks(server: FakeServer) -> None:

@@ -89,6 +89,7 @@ def review(
             "operation": "CREATE",
             "namespace": namespace,
             "dryRun": dry_run,
+            "userInfo": {"username": "alice", "groups": ["g1", "g2"]},
             "object": {"metadata": metadata, "spec": {"jobType": job_type}},
         },
     }
@@ -190,3 +191,100 @@ async def test_nothing_else_is_served_there() -> None:
     setup = Setup()
     assert (await asgi.call(setup.app, "GET", admission.PATH)).status == 405
     assert (await asgi.call(setup.app, "GET", "/jobs")).status == 404
+
+
+async def test_each_decision_leaves_one_record_with_who_asked() -> None:
+    setup = Setup()
+    await setup.response()
+    await setup.response(name="b", uid="uid-b", dry_run=True)
+    allowed, refused = setup.world.records.all
+    assert allowed["auditID"] == "review-1"
+    assert allowed["user"] == {"username": "alice", "groups": ["g1", "g2"]}
+    assert (allowed["verb"], allowed["requestURI"]) == ("create", admission.PATH)
+    assert allowed["objectRef"]["namespace"] == "ns-acme"
+    assert (allowed["objectRef"]["resource"], allowed["objectRef"]["name"]) == ("jobs", "a")
+    assert allowed["responseStatus"] == {"metadata": {}, "code": 201}
+    assert allowed["annotations"] == {
+        "authorization.k8s.io/decision": "allow",
+        "manifestry.dev/action": "jobs:admit",
+        "manifestry.dev/job-type": "render",
+    }
+    assert refused["responseStatus"]["code"] == 429
+    assert refused["responseStatus"]["reason"] == "TooManyRequests"
+    assert refused["annotations"]["authorization.k8s.io/decision"] == "forbid"
+    assert refused["annotations"]["manifestry.dev/dry-run"] == "true"
+
+
+async def test_a_job_of_ours_points_to_the_record_of_its_request() -> None:
+    body = review()
+    body["request"]["object"]["metadata"]["annotations"] = {"manifestry.dev/audit-id": "a-1"}
+    setup = Setup()
+    await setup.ask(body)
+    assert setup.world.records.all[0]["annotations"]["manifestry.dev/request-audit-id"] == "a-1"
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        None,
+        [],
+        {},
+        {"username": 5, "groups": "g"},
+        {"username": "x" * 9999, "groups": ["y" * 9999] * 99},
+    ],
+)
+async def test_a_user_of_any_shape_is_recorded_within_bounds(user: Any) -> None:
+    body = review()
+    body["request"]["userInfo"] = user
+    setup = Setup()
+    assert (await setup.ask(body)).status == 200
+    assert len(json.dumps(setup.world.records.all[0])) < 80_000
+
+
+async def test_half_a_surrogate_pair_is_no_review() -> None:
+    assert (await Setup().ask(review(namespace="\ud800"))).status == 400
+
+
+async def test_what_is_no_review_is_recorded_too() -> None:
+    setup = Setup()
+    await setup.ask({})
+    (record,) = setup.world.records.all
+    assert record["responseStatus"]["code"] == 400
+    assert record["user"]["username"] == "system:anonymous"
+
+
+async def test_an_audit_log_that_does_not_answer_does_not_keep_the_api_server_waiting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(admission, "AUDIT_SECONDS", 0.05)
+    setup = Setup()
+
+    async def stuck(record: Any) -> None:
+        await asyncio.sleep(60)
+
+    setup.world.records.write = stuck  # type: ignore[method-assign]
+    assert (await setup.response())["allowed"]
+    assert "audit record could not be written" in caplog.text
+
+
+@pytest.mark.parametrize("namespace", ["..", "../../api/v1/namespaces/kube-system", "a/b", "%2e%2e", "A"])
+async def test_a_namespace_that_is_no_name_never_reaches_the_api(namespace: str) -> None:
+    setup = Setup()
+    setup.kubernetes.error = AssertionError("asked")
+    status = (await setup.response(namespace=namespace, name="Not/A/Name", job_type="render"))["status"]
+    assert status["code"] == 422
+
+
+async def test_a_review_that_does_not_come_is_400(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "READ_SECONDS", 0.05)
+    sent: list[Any] = []
+
+    async def silent() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": admission.PATH, "headers": [], "query_string": b""}
+    await Setup().app(scope, silent, send)
+    assert sent[0]["status"] == 400

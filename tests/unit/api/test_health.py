@@ -118,7 +118,7 @@ async def test_each_dependency_fails_its_own_row() -> None:
     assert failed["configuration"] == "jobs.manifestry.dev is not established"
     assert "jobs is not filled yet" in failed["caches"]
     assert "artifacts was last heard of" in failed["caches"]
-    assert "ns-acme, ns-second" in failed["tenants"]
+    assert "1 tenant is claimed by several namespaces" in failed["tenants"]
     assert failed["webhook-certificate"] == "expired"
     assert "kubernetes-api" not in failed
 
@@ -231,8 +231,18 @@ def test_definitions_and_webhooks() -> None:
     assert checks.webhook_problem(bare) == "webhook w has no caBundle"
 
 
-def test_tenants_are_judged_by_name() -> None:
+@pytest.mark.parametrize(("count", "said"), [(1, "1 tenant is"), (2, "2 tenants are")])
+def test_ambiguous_tenants_are_counted_but_not_named_to_everybody(count: int, said: str) -> None:
     assert checks.tenants_row(identities.Directory({}, {})).ok
+    claims = {f"secret-{number}": ("ns-one", "ns-two") for number in range(count)}
+    row = checks.tenants_row(identities.Directory({}, claims))
+    assert not row.ok
+    assert row.reason.startswith(said)
+    assert "secret" not in row.reason
+    assert "ns-" not in row.reason
+
+
+def test_times_without_a_zone_are_utc() -> None:
     assert checks.parse_time("2026-05-04T03:02:01") == world.NOW
 
 

@@ -1,14 +1,16 @@
 """What others' refusals become."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from manifestry.adapters import apierrors, store_port
-from manifestry.core import errors
-from manifestry_api import problems, refusals
+from manifestry.core import errors, traceparents
+from manifestry_api import contexts, problems, refusals
 
 USAGE = {
     "tenant": "acme",
@@ -77,6 +79,21 @@ def test_an_exceeded_quota_carries_its_numbers_and_a_retry_after() -> None:
     }  # fmt: skip
     assert problem.headers == {"Retry-After": "5"}
     assert problem.detail == 'quota exceeded: tenant "acme"'
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [(errors.QUOTA_EXCEEDED, "1"), (errors.BUSY, "1"), (errors.CONFLICT, None)]
+)
+def test_what_may_be_tried_again_says_when(kind: errors.ErrorKind, expected: str | None) -> None:
+    found = problems.response(errors.Problem(kind, "x"), connection())
+    assert found.headers.get("retry-after") == expected
+
+
+def connection() -> HTTPConnection:
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/jobs", "headers": []}
+    trace = traceparents.TraceParent("1" * 32, "2" * 16)
+    scope[contexts.SCOPE_KEY] = contexts.new(trace, datetime.now(UTC), 0.0)
+    return HTTPConnection(scope)
 
 
 def test_api_priority_and_fairness_is_no_quota() -> None:

@@ -23,10 +23,12 @@ async def application(_scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connected(
+    app: Any = application, **options: Any
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     config = uvicorn.Config(
-        application, host="127.0.0.1", port=0, http=protocols.BoundedProtocol, ws="none", lifespan="off",
-        log_config=None, loop="asyncio",
+        app, host="127.0.0.1", port=0, http=protocols.BoundedProtocol, ws="none", lifespan="off",
+        log_config=None, loop="asyncio", **options,
     )  # fmt: skip
     running = server.Server(config)
     task = asyncio.create_task(running.serve())
@@ -74,3 +76,20 @@ async def test_a_head_that_does_not_come_to_an_end_is_cut_off(
         writer.write(sent)
         async with asyncio.timeout(2):
             assert await reader.read() == b""
+
+
+async def hasty(_scope: Any, _receive: Any, send: Any) -> None:
+    """Answer without a look at the body."""
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("rest", [b"xyz", b"xyz\r\n"])
+async def test_an_idle_connection_ends_whatever_came_last(rest: bytes) -> None:
+    """uvicorn forgets its own timer when bytes come that begin no request."""
+    async with connected(hasty, timeout_keep_alive=1) as (reader, writer), asyncio.timeout(8):
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
+        assert b" 401 " in await reader.readline()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(rest)
+        assert await reader.read() == b""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from manifestry.core import access, errors
+from manifestry.core import access, audit, errors
 from manifestry_api import deps, openapi
 from tests.unit.api import asgi, world
 
@@ -125,6 +125,15 @@ async def test_each_state_is_refused_on_every_route_before_the_body_is_read(
     (record,) = found.records.all
     assert record["auditID"] == problem["auditId"] == answer.headers["audit-id"]
     assert record["responseStatus"]["code"] == status
+
+
+@pytest.mark.parametrize(("method", "path", "action"), ROUTES)
+def test_the_audit_record_of_each_route_names_its_object(
+    method: str, path: str, action: access.Action
+) -> None:
+    reference = audit.object_reference(concrete(path), "ns-acme")
+    assert reference is not None
+    assert ("name" in reference) == ("{" in path)
 
 
 @pytest.mark.parametrize(("method", "path", "action"), ROUTES)

@@ -1,5 +1,6 @@
 """Bearer tokens: what is believed, and the attacks that are not."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -275,16 +276,71 @@ async def test_a_service_account_issuer_cannot_name_a_system_user() -> None:
     assert caught.value.kind is errors.UNAUTHENTICATED
 
 
+class Reviews:
+    """Answers TokenReviews."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.asked = answer, 0
+
+    async def post_review(self, _resource: Any, body: Any) -> Any:
+        self.asked += 1
+        assert body["spec"]["audiences"] == [AUDIENCE]
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return {"status": self.answer}
+
+
+REVIEWED = {"authenticated": True, "audiences": [AUDIENCE]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (REVIEWED, None),
+        ({"authenticated": False, "error": "the service account is gone"}, errors.UNAUTHENTICATED),
+        ({}, errors.UNAUTHENTICATED),
+        ({"authenticated": True, "audiences": ["other"]}, errors.UNAUTHENTICATED),
+        (cluster.UnavailableError(503, "ServiceUnavailable", "away"), None),
+        (cluster.ForbiddenError(403, "Forbidden", "RBAC"), errors.DEPENDENCY_UNAVAILABLE),
+    ],
+)
+async def test_a_token_whose_account_is_gone_is_not_believed(answer: Any, expected: Any) -> None:
+    reviews = Reviews(answer)
+    source = Source(public_jwk(KEY, "one", alg="RS256", use="sig"))
+    subject = tokens.JwtAuthenticator(
+        keysets.KeySet(source, Clock()),
+        audience=AUDIENCE,
+        leeway_seconds=5,
+        identify=tokens.kubernetes_identity,
+        is_current=tokens.kubernetes_review(reviews, AUDIENCE),  # type: ignore[arg-type]
+    )
+    text = token()
+    if expected is None:
+        for _ in range(3):
+            assert await verify(text, subject)
+        assert reviews.asked == 1  # then the minute's cache answers
+        return
+    with pytest.raises(errors.Problem) as caught:
+        await verify(text, subject)
+    assert caught.value.kind is expected
+
+
 async def serve_issuer(accepts: list[str], status: int = 200) -> tuple[aiohttp.web.AppRunner, str]:
     """Serve the two documents as strictly as the API server does."""
 
-    async def document(request: aiohttp.web.Request) -> aiohttp.web.Response:
+    async def document(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
         accepts.append(request.headers["Accept"])
         answers = {
             keysets.DISCOVERY_PATH: json.dumps({"issuer": ISSUER, "jwks_uri": "https://evil.example"}),
             keysets.JWKS_PATH: jwks(public_jwk(KEY, "one")),
         }
-        return aiohttp.web.Response(status=status, text=answers[request.path])
+        answer = aiohttp.web.StreamResponse(status=status)
+        await answer.prepare(request)
+        text = answers[request.path].encode()
+        for part in (text[:30], text[30:]):  # as a TLS record or a packet cuts it
+            await answer.write(part)
+            await asyncio.sleep(0.02)
+        return answer
 
     app = aiohttp.web.Application()
     app.router.add_get("/{path:.*}", document)

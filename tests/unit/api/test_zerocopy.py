@@ -143,40 +143,6 @@ async def test_files_are_sent_by_the_kernel_on_one_connection_after_the_other(
     assert application.scopes[0]["extensions"] == {zerocopy.EXTENSION: {}}
 
 
-async def test_a_corked_head_leaves_with_the_first_bytes_and_the_connection_is_free_after_it(
-    payload: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    transports: list[asyncio.Transport] = []
-
-    class Noted(protocols.BoundedProtocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            transports.append(transport)
-            super().connection_made(transport)
-
-    monkeypatch.setattr(protocols, "BoundedProtocol", Noted)
-    plain = Sending(payload, (0, 1000))
-
-    async def corked(scope: Any, receive: Any, send: Any) -> None:
-        async def slowly(message: Any) -> None:
-            await send(message)
-            if message["type"] == "http.response.start":
-                await asyncio.sleep(0.05)  # time enough for a head that is not held back
-
-        await send({"type": zerocopy.CORK})
-        await plain(scope, receive, slowly)
-
-    async with serving(corked) as address:
-        with socket.create_connection(address) as client:
-            client.setblocking(False)
-            loop = asyncio.get_running_loop()
-            for _ in range(2):
-                await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-                first = await loop.sock_recv(client, 1 << 16)
-                assert first.partition(b"\r\n\r\n")[2] == DATA[:1000]
-                peer = transports[0].get_extra_info("socket")
-                assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK) == 0
-
-
 async def test_parts_and_frames_keep_their_order_even_when_the_transport_is_full(payload: Path) -> None:
     frame = b"f" * 5_000_000
     async with (
@@ -255,13 +221,13 @@ async def test_a_client_that_leaves_ends_the_transfer_and_nothing_stays_open(
 async def test_a_client_that_takes_nothing_is_cut_off_and_one_that_takes_little_is_not(
     payload: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zerocopy, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(zerocopy, "STALL_SECONDS", 0.5)  # a busy machine may pause us for as long as 0.2 s
     application = Sending(payload, (0, len(DATA)))
     async with serving(application) as address, connected(address, limit=1 << 16) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         received = 0
-        for _ in range(10):  # five times as long as it may pause
-            received += len(await reader.readexactly(500_000))
+        for _ in range(15):  # three times as long as it may pause
+            received += len(await reader.readexactly(300_000))
             await asyncio.sleep(0.1)
         assert not application.ended.is_set()
         async with asyncio.timeout(5):

@@ -64,6 +64,29 @@ async def test_an_upload_is_verified_published_and_recorded(site: Site) -> None:
     assert who.groups == ("manifestry:admin",)
 
 
+@pytest.mark.parametrize(
+    ("stored", "headers", "status"),
+    [
+        (False, {"If-None-Match": "*"}, 202),
+        (False, {"If-Match": "*"}, 412),
+        (False, {"If-Match": '"x"'}, 412),
+        (True, {"If-None-Match": "*"}, 412),
+        (True, {"If-None-Match": f'"{DIGEST}"'}, 412),
+        (True, {"If-Match": "*"}, 202),
+        (True, {"If-Match": f'"{DIGEST}"'}, 202),
+        (True, {"If-Match": '"x"'}, 412),
+    ],
+)
+async def test_an_upload_keeps_its_conditions(
+    site: Site, stored: bool, headers: dict[str, str], status: int
+) -> None:
+    await create(site)
+    if stored:
+        assert (await put(site)).status == 202
+    assert (await put(site, **headers)).status == status
+    assert (recorded(site) == {}) == (not stored and status == 412)
+
+
 async def test_the_answer_waits_for_ready(site: Site) -> None:
     await create(site)
     uploading = asyncio.create_task(put(site, Prefer="wait=5"))

@@ -59,7 +59,7 @@ SENT = st.sampled_from(
         "If-Match", "If-None-Match", "If-Range", "Range", "Prefer", "Content-Type", "Content-Digest",
         "Repr-Digest", "Idempotency-Key", "X-Reason", "X-Actor", "X-Tenant", "X-Roles", "traceparent",
         "Accept", "Last-Event-ID", "Upload-Offset", "Upload-Length", "Upload-Complete", "X-Forwarded-For",
-        "Authorization", "Content-Encoding", "Content-Range", "tracestate", "User-Agent",
+        "Authorization", "Content-Encoding", "Content-Range", "tracestate", "User-Agent", "Host",
     ]
 )  # fmt: skip
 TEXT = st.one_of(

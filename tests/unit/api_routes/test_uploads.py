@@ -1,70 +1,31 @@
 """Resumable uploads over HTTP: what each request is answered, in every state of a session."""
 
 import asyncio
-import base64
 import hashlib
 import os
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from manifestry.adapters import reservations, sessions, store
-from manifestry.core import blobkeys, errors, names
+from manifestry.adapters import sessions, store
+from manifestry.core import blobkeys, names
 from manifestry_api import sessions as facade_sessions
 from manifestry_api import views
-from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Reply, Site, condition
-
-DATA = bytes(range(256)) * 40
-DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
-PARTIAL = {"Content-Type": "application/partial-upload"}
-
-
-def field(data: bytes) -> str:
-    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
-
-
-async def artifact(site: Site, name: str = "a", **body: Any) -> None:
-    made = await site.call(
-        "POST", "/artifacts", {"name": name, "mediaType": "application/zip", "upload": {}, **body}
-    )
-    assert (made.status, made.json["status"]) == (202, "awaiting-upload")
-
-
-async def begin(site: Site, name: str = "a", **headers: str) -> str:
-    made = await site.call("POST", f"/artifacts/{name}/uploads", headers=headers)
-    assert made.status == 201, made.data
-    views.UploadView.model_validate(made.json)
-    assert made.headers["Location"] == made.json["links"]["self"]
-    return made.headers["Location"]
-
-
-async def patch(
-    site: Site, path: str, offset: int | str, data: Any, *, last: bool = False, **headers: str
-) -> Reply:
-    stated = {"Upload-Offset": str(offset), "Upload-Complete": "?1" if last else "?0"}
-    return await site.call("PATCH", path, data=data, headers={**PARTIAL, **stated, **headers})
-
-
-async def head(site: Site, path: str) -> tuple[int, str | None, str | None]:
-    found = await site.call("HEAD", path)
-    return found.status, found.headers.get("Upload-Offset"), found.headers.get("Upload-Complete")
-
-
-def recorded(site: Site, name: str = "a") -> dict[str, Any]:
-    found = site.cluster.find(names.ARTIFACTS, name, NAMESPACE)
-    assert found is not None
-    return dict(found["spec"]["upload"])
-
-
-def files(site: Site) -> list[str]:
-    root = site.world.ports.store.local_path(TENANT_UID, DIGEST)
-    assert root is not None
-    return sorted(
-        str(path.relative_to(root.parents[6])) for path in root.parents[6].rglob("*") if path.is_file()
-    )
+from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Site, condition
+from tests.unit.api_routes.uploading import (
+    DATA,
+    DIGEST,
+    PARTIAL,
+    artifact,
+    begin,
+    field,
+    files,
+    head,
+    patch,
+    recorded,
+)
 
 
 async def test_pieces_become_the_payload(site: Site) -> None:
@@ -175,7 +136,7 @@ async def test_an_upload_is_not_complete_before_its_end(site: Site) -> None:
 async def test_a_piece_says_what_it_is(site: Site, headers: dict[str, str], status: int) -> None:
     await artifact(site)
     path = await begin(site)
-    refused = await patch(site, path, 0, DATA, **headers)
+    refused = await patch(site, path, 0, DATA, last=False, **headers)
     assert refused.status == status, refused.data
     if "Content-Type" in headers:
         assert refused.headers["Accept-Patch"] == "application/partial-upload"
@@ -225,10 +186,10 @@ async def test_the_digest_may_come_with_the_last_piece(site: Site) -> None:
 async def test_a_damaged_piece_is_not_taken(site: Site) -> None:
     await artifact(site)
     path = await begin(site)
-    refused = await patch(site, path, 0, DATA, **{"Content-Digest": field(b"x")})
+    refused = await patch(site, path, 0, DATA, last=False, **{"Content-Digest": field(b"x")})
     assert (refused.status, refused.json["code"]) == (422, "digest-mismatch")
     assert await head(site, path) == (204, "0", "?0")
-    assert (await patch(site, path, 0, DATA, **{"Content-Digest": field(DATA)})).status == 204
+    assert (await patch(site, path, 0, DATA, last=False, **{"Content-Digest": field(DATA)})).status == 204
 
 
 async def test_a_damaged_piece_that_was_streamed_ends_the_upload(
@@ -237,8 +198,8 @@ async def test_a_damaged_piece_that_was_streamed_ends_the_upload(
     monkeypatch.setattr(facade_sessions, "VERIFIED_MAX_BYTES", 10)
     await artifact(site)
     path = await begin(site)
-    assert (await patch(site, path, 0, DATA, **{"Content-Digest": field(DATA)})).status == 204
-    refused = await patch(site, path, len(DATA), DATA, **{"Content-Digest": field(b"x")})
+    assert (await patch(site, path, 0, DATA, last=False, **{"Content-Digest": field(DATA)})).status == 204
+    refused = await patch(site, path, len(DATA), DATA, last=False, **{"Content-Digest": field(b"x")})
     assert (refused.status, refused.json["code"]) == (422, "digest-mismatch")
     assert (await head(site, path))[0] == 404
 
@@ -498,94 +459,3 @@ async def test_each_file_may_be_uploaded_in_pieces(site: Site) -> None:
     assert (await site.call("POST", "/artifacts/m/files/three/uploads")).status == 409
     assert (await site.call("POST", "/artifacts/m/files/four/uploads")).status == 404
     assert (await site.call("POST", "/artifacts/m/uploads")).status == 409
-
-
-class Charges(reservations.Reservations):
-    """A quota of 100 bytes that writes down what it is asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[Any, ...]] = []
-
-    @asynccontextmanager
-    async def hold(  # type: ignore[override]
-        self, tenant: Any, artifact_uid: str, name: str, size_bytes: int | None, *, lease_seconds: float
-    ) -> AsyncIterator["Charge"]:
-
-        assert (tenant.tenant, bool(artifact_uid)) == ("acme", True)
-        self.seen.append(("hold", name, size_bytes, lease_seconds))
-        charge = Charge(self.seen)
-        await charge.grow(size_bytes or 0)
-        try:
-            yield charge
-        except BaseException:
-            self.seen.append(("kept" if charge.kept else "undone",))
-            raise
-
-    async def release(self, tenant: Any, artifact_uid: str, size_bytes: int = 0) -> None:
-        assert (tenant.tenant, bool(artifact_uid)) == ("acme", True)
-        self.seen.append(("release", size_bytes))
-
-
-class Charge(reservations.Hold):
-    def __init__(self, seen: list[tuple[Any, ...]]) -> None:
-        self.seen, self.kept = seen, False
-
-    async def grow(self, total_bytes: int) -> None:
-        if total_bytes > 100:
-            raise errors.Problem(errors.QUOTA_EXCEEDED, "the quota is used up", usage={"maxBytes": 100})
-        self.seen.append(("grow", total_bytes))
-
-    def keep(self) -> None:
-        self.kept = True
-
-
-@pytest.fixture
-def charges(site: Site) -> Charges:
-    made = Charges()
-    site.world.ports.reservations = made
-    return made
-
-
-async def test_the_quota_is_charged_before_the_first_byte(site: Site, charges: Charges) -> None:
-    await artifact(site)
-    refused = await site.call("POST", "/artifacts/a/uploads", headers={"Upload-Length": "101"})
-    assert (refused.status, refused.json["usage"]) == (429, {"maxBytes": 100})
-    assert files(site) == []
-    charges.seen.clear()
-    path = await begin(site, **{"Upload-Length": "100"})
-    day = site.world.ports.settings.upload_expiry_seconds
-    assert charges.seen == [("hold", "a", 100, day), ("grow", 100)]
-    assert (await site.call("DELETE", path)).status == 204
-    assert charges.seen[-1] == ("release", 0)
-
-
-async def test_the_quota_grows_with_a_stream_of_unknown_length(site: Site, charges: Charges) -> None:
-    await artifact(site)
-    path = await begin(site)
-    assert (await patch(site, path, 0, DATA[:60])).status == 204
-    charges.seen.clear()
-    refused = await patch(site, path, 60, DATA[:41])
-    assert (refused.status, refused.json["code"], refused.headers["Upload-Offset"]) == (
-        429,
-        "quota-exceeded",
-        "60",
-    )
-    assert charges.seen[-1] == ("kept",)
-    assert (await patch(site, path, 60, DATA[60:100], last=True)).status == 202
-    assert ("grow", 100) in charges.seen
-    assert not [each for each in charges.seen if each[0] == "release"]
-
-
-async def test_a_session_too_many_is_not_charged(site: Site, charges: Charges) -> None:
-    site.world.ports.settings = site.world.ports.settings.model_copy(update={"max_upload_sessions": 1})
-    await artifact(site)
-    await begin(site)
-    assert (await site.call("POST", "/artifacts/a/uploads")).json["usage"]["sessions"] == 1
-    assert charges.seen[-1] == ("undone",)
-
-
-async def test_wrong_bytes_are_given_back(site: Site, charges: Charges) -> None:
-    await artifact(site, digest=DIGEST)
-    assert (await patch(site, await begin(site), 0, b"x", last=True)).status == 422
-    assert ("release", 0) in charges.seen

@@ -36,6 +36,8 @@ class World:
     uids: int = 0
     charged: set[str] = field(default_factory=set)  # first Jobs of a name, let in by the webhook
     incarnations: dict[str, int] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)  # uids whose pod has run since they were last suspended
+    twice: list[str] = field(default_factory=list)
 
     def bump(self) -> str:
         self.version += 1
@@ -62,7 +64,7 @@ class World:
             return False
         metadata = {"name": name, "uid": uid, "namespace": NAMESPACE, "generation": 1}
         metadata["resourceVersion"] = self.bump()
-        metadata["creationTimestamp"] = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        metadata["creationTimestamp"] = stamp(self.now)
         self.jobs[name] = {"metadata": metadata, "spec": {"jobType": "render", **spec}, "status": {}}
         self.incarnations[name] = self.incarnations.get(name, 0) + 1
         return True
@@ -77,6 +79,8 @@ class World:
 
     def edit_job(self, name: str, **spec: Any) -> None:
         job = self.jobs[name]
+        if spec.get("desiredState") == "Suspended":
+            self.begun.discard(job["metadata"]["uid"])
         metadata = {**job["metadata"], "resourceVersion": self.bump()}
         metadata["generation"] += 1
         self.jobs[name] = {**job, "metadata": metadata, "spec": {**job["spec"], **spec}}
@@ -97,8 +101,20 @@ class World:
         self.batches[name] = {"metadata": metadata, **changed}
         return self.batches[name]
 
+    def start_pod(self, batch: dict[str, Any]) -> None:
+        uid = str(batchjobs.job_uid(batch))
+        if uid in self.begun and not batchjobs.start_time(batch):
+            self.twice.append(uid)
+        self.begun.add(uid)
+        self.pods.add(uid)
+        self.patch_batch(batch["metadata"]["name"], status={"active": 1, "startTime": stamp(self.now)})
+
     def running_batches(self) -> list[str]:
         return [name for name, batch in self.batches.items() if batchjobs.is_running(batch)]
+
+
+def stamp(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def change_ledger(world: World, decide: Any) -> Generator[None, None, Any]:
@@ -186,7 +202,7 @@ def act(world: World, observed: jobs.Observed, action: jobs.Action) -> Generator
             return (yield from unsuspend(world, observed, name, uid))
         case jobs.DeleteBatch(name, uid):
             if name in world.batches and world.batches[name]["metadata"]["uid"] == uid:
-                world.patch_batch(name, metadata={"deletionTimestamp": "now"})
+                world.patch_batch(name, metadata={"deletionTimestamp": stamp(world.now)})
     return observed
 
 
@@ -243,7 +259,7 @@ def require_stopped(world: World, uid: str) -> Op:
     for batch in left:
         yield
         if batch["metadata"]["name"] in world.batches:
-            world.patch_batch(batch["metadata"]["name"], metadata={"deletionTimestamp": "now"})
+            world.patch_batch(batch["metadata"]["name"], metadata={"deletionTimestamp": stamp(world.now)})
     yield
     require(not left and uid not in world.pods)
     yield
@@ -297,6 +313,8 @@ def violations(world: World) -> Iterator[str]:
         yield f"I2: {world.running_batches()}"
     if len(world.pods) > RUNNING:
         yield f"I2: pods {world.pods}"
+    if world.twice:
+        yield f"run twice: {world.twice}"
     for job in world.jobs.values():
         if jobs.is_terminal(job) and job["metadata"]["uid"] in world.charged:
             reasons = {condition["reason"] for condition in job["status"]["conditions"]}

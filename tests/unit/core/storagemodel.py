@@ -5,13 +5,22 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from manifestry.core import storagequotas
+from manifestry.core import storagecharges, storagequotas, storagerecounts
 from manifestry.core.storageartifacts import Live, State
-from manifestry.core.storagecharges import LEASE, Account, Charge, parse, provisional, render
+from manifestry.core.storagecharges import (
+    LEASE,
+    Account,
+    Charge,
+    artifact_of,
+    parse,
+    provisional,
+    render,
+)
 from manifestry.core.storagequotas import Grant, Limits, Wanted
 
 LIMITS = Limits(100, 4)
 NAMES = ("a", "b", "c", "d", "e")
+FILES = ("x", "y")  # of each upload
 FRESH = LEASE / 2
 
 T = TypeVar("T")
@@ -24,33 +33,61 @@ class ConflictError(Exception):
 
 @dataclass(frozen=True)
 class Artifact:
-    """An object of the API server; a new value for each write."""
+    """An object of the API server; a new value for each write.
+
+    Args:
+        given_bytes: what the spec itself brings.
+        files: by name, (digest, size) of what was uploaded.
+    """
 
     name: str
     uid: str
     is_upload: bool
-    size_bytes: int | None = None  # None: not uploaded yet
+    given_bytes: int = 0
+    files: tuple[tuple[str, str, int], ...] = ()
     is_stored: bool = False
     ended: datetime | None = None
 
+    @property
+    def is_complete(self) -> bool:
+        return not self.is_upload or len(self.files) == len(FILES)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.given_bytes + sum(size for _, _, size in self.files)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return {file: digest for file, digest, _ in self.files}
+
+    @property
+    def recorded(self) -> frozenset[str]:
+        return frozenset(storagecharges.landed(self.uid, file, digest) for file, digest, _ in self.files)
+
     def live(self) -> Live:
         if self.is_stored:
-            return Live(self.uid, self.name, State.STORED, self.size_bytes or 0)
+            return Live(self.uid, self.name, State.STORED, self.size_bytes, recorded=self.recorded)
         if self.ended is not None:
             return Live(self.uid, self.name, State.ENDED, 0, self.ended)
-        awaiting = self.is_upload and self.size_bytes is None
-        return Live(self.uid, self.name, State.AWAITING if awaiting else State.PENDING, self.size_bytes or 0)
+        state = State.PENDING if self.is_complete else State.AWAITING
+        return Live(self.uid, self.name, state, self.size_bytes, recorded=self.recorded)
 
 
 @dataclass
 class World:
-    """etcd; every method is one atomic API call."""
+    """etcd; every method is one atomic API call.
+
+    Args:
+        accepted: by upload, and by `landed` key when they are all stored, the bytes that a facade has taken,
+            and until when it relies on their charge.
+    """
 
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     account: Account = field(default_factory=Account)
     version: int = 1
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     uids: int = 0
+    accepted: dict[str, tuple[int, datetime]] = field(default_factory=dict)
 
     def write(self, version: int, account: Account) -> None:
         if version != self.version:
@@ -59,11 +96,11 @@ class World:
         self.account = parse({"status": {"initializedTime": "x", **render(account)}})
         assert self.account == account
 
-    def create(self, name: str, *, is_upload: bool, size_bytes: int | None) -> Artifact | None:
+    def create(self, name: str, *, is_upload: bool, size_bytes: int) -> Artifact | None:
         if name in self.artifacts:
             return None
         self.uids += 1
-        made = Artifact(name, f"uid-{self.uids}", is_upload, None if is_upload else size_bytes)
+        made = Artifact(name, f"uid-{self.uids}", is_upload, 0 if is_upload else size_bytes)
         self.artifacts[name] = made
         return made
 
@@ -124,9 +161,9 @@ def bypass(world: World, name: str, size_bytes: int, *, is_upload: bool) -> Op:
 class Hold:
     """What `reservations._Charged` remembers."""
 
-    def __init__(self, world: World, seen: Artifact, size_bytes: int | None) -> None:
+    def __init__(self, world: World, seen: Artifact, token: str, size_bytes: int | None) -> None:
         self.world = world
-        self.wanted = Wanted(seen.uid, seen.name, size_bytes or 0, size_bytes is None, LEASE)
+        self.wanted = Wanted(seen.uid, seen.name, size_bytes or 0, size_bytes is None, LEASE, token)
         self.charge: Charge | None = None
         self.before: Charge | None = None
         self.renewed = world.now
@@ -153,41 +190,81 @@ class Hold:
         self.charge, self.renewed = grant.charge, started
         return True
 
+    def accept(self, total: int) -> None:
+        """Take bytes; from now on they must be charged as long as the lease is good."""
+        self.world.accepted[self.wanted.upload] = total, self.renewed + LEASE
+
+    def land(self, total: int, key: str) -> Generator[None, None, bool]:
+        started, wanted = self.world.now, replace(self.wanted, size_bytes=total, step=False)
+        grant = yield from transact(
+            self.world, lambda account: storagequotas.land(account, wanted, key, LIMITS, self.world.now)
+        )
+        if grant.charge is not None:
+            self.world.accepted.pop(self.wanted.upload, None)
+            self.world.accepted[key] = total, started + LEASE
+        return grant.charge is not None
+
+    def withdraw(self, key: str) -> Op:
+        self.world.accepted.pop(key, None)
+        yield from transact(self.world, lambda account: storagequotas.release(account, key))
+
     def give_back(self) -> Op:
+        self.world.accepted.pop(self.wanted.upload, None)
         charge, before = self.charge, self.before
         if charge is not None:
             yield from transact(self.world, lambda account: storagequotas.restore(account, charge, before))
 
 
-def put(world: World, name: str, chunks: list[int], *, stated: bool, fails: bool) -> Op:
-    """The facade's PUT: charge, stream, make sure, record."""
+def put(world: World, name: str, file: str, chunks: list[int], *, stated: bool, fails: bool) -> Op:
+    """The facade's PUT of one file: charge, stream, land, record."""
     seen = world.artifacts.get(name)
+    world.uids += 1
+    token = f"upload-{world.uids}"
     yield
-    if seen is None or not seen.is_upload or seen.size_bytes is not None or seen.ended:
+    if seen is None or not seen.is_upload or seen.ended or file in seen.digests:
         return
-    hold = Hold(world, seen, sum(chunks) if stated else None)
+    hold = Hold(world, seen, token, sum(chunks) if stated else None)
     if not (yield from hold.begin()):
         return
+    digest = f"{sum(chunks)}"  # equal bytes where the sizes are equal
+    key = storagecharges.landed(seen.uid, file, digest)
+    is_stored = yield from stream(hold, chunks)
+    if not is_stored or fails or not (yield from hold.land(sum(chunks), key)):
+        yield from hold.give_back()
+    elif not (yield from record(world, seen, (file, digest, sum(chunks)), key)):
+        yield from hold.withdraw(key)
+
+
+def stream(hold: Hold, chunks: list[int]) -> Generator[None, None, bool]:
+    """Take the bytes; tell whether there was room for all of them."""
     total = 0
     for chunk in chunks:
         yield
         total += chunk
         if not (yield from hold.grow(total)):
-            yield from hold.give_back()
-            return
-    if fails or not (yield from hold.grow(total)):
-        yield from hold.give_back()
-        return
+            return False
+        hold.accept(total)
+    return True
+
+
+def record(world: World, seen: Artifact, file: tuple[str, str, int], key: str) -> Generator[None, None, bool]:
+    """Write the intent; tell whether these bytes may be the artifact's."""
     for _ in range(3):
         yield
+        if key in world.accepted and world.now > world.accepted[key][1]:  # a write ends after 34 s
+            return True
         try:
-            world.change(seen, size_bytes=total)
-            return
+            world.change(seen, files=(*seen.files, file))
         except ConflictError:
-            found = world.artifacts.get(name)
-            if found is None or found.uid != seen.uid or found.size_bytes is not None:
-                return
-            seen = found
+            found = world.artifacts.get(seen.name)
+        else:
+            return True
+        if found is None or found.uid != seen.uid or found.digests.get(file[0], file[1]) != file[1]:
+            return False
+        if file[0] in found.digests:
+            return True
+        seen = found
+    return True
 
 
 def reconcile(world: World, name: str) -> Op:
@@ -197,22 +274,24 @@ def reconcile(world: World, name: str) -> Op:
     if seen is None or seen.ended is not None:
         return
     if seen.is_stored:
-        if seen.uid in world.account.charges:
+        if not seen.recorded.union({seen.uid}).isdisjoint(world.account.charges):
             yield from recount(world)
         return
-    grant = yield from reserve(world, Wanted(seen.uid, seen.name, seen.size_bytes or 0))
+    grant = yield from reserve(world, Wanted(seen.uid, seen.name, seen.size_bytes, recorded=seen.recorded))
     yield
     if grant.reason == "ExceedsMaxQuota" and world.artifacts.get(name) == seen:
         world.change(seen, ended=world.now)
-    if grant.charge is None or seen.size_bytes is None:
+    if grant.charge is None or not seen.is_complete:
         return
     try:
         seen = world.change(seen, is_stored=True)
     except ConflictError:
         return
     yield
-    size_bytes, charge = seen.size_bytes or 0, grant.charge
-    done = yield from transact(world, lambda account: storagequotas.commit(account, charge, size_bytes))
+    size_bytes, charge, recorded = seen.size_bytes, grant.charge, seen.recorded
+    done = yield from transact(
+        world, lambda account: storagequotas.commit(account, charge, size_bytes, recorded)
+    )
     if not done:
         yield from recount(world)
 
@@ -227,7 +306,7 @@ def recount(world: World) -> Op:
             yield
             version, account = world.version, world.account
             yield
-            after, report = storagequotas.recount(account, seen, listed, now)
+            after, report = storagerecounts.recount(account, seen, listed, now)
             if report is None:
                 break
             if not report.changed:
@@ -248,7 +327,7 @@ def drain(op: Op) -> None:
 
 
 def violations(world: World) -> Iterator[str]:
-    """Yield which limit does not hold right now: in the ledger, or by what is stored in fact."""
+    """Yield which limit does not hold right now: in the ledger, or by what was accepted in fact."""
     account = world.account
     assert LIMITS.max_bytes is not None
     assert LIMITS.max_artifacts is not None
@@ -257,28 +336,44 @@ def violations(world: World) -> Iterator[str]:
     if account.artifacts > LIMITS.max_artifacts:
         yield f"artifacts: {account}"
     stored = [each for each in world.artifacts.values() if each.is_stored]
-    if sum(each.size_bytes or 0 for each in stored) > LIMITS.max_bytes:
+    if sum(each.size_bytes for each in stored) > LIMITS.max_bytes:
         yield f"stored bytes: {stored}"
     if len(stored) > LIMITS.max_artifacts:
         yield f"stored artifacts: {stored}"
+    uploaded = [
+        each for each in world.artifacts.values() if each.files and not (each.is_stored or each.ended)
+    ]
+    recorded = {key for each in world.artifacts.values() for key in each.recorded}
+    alive = {each.uid for each in world.artifacts.values()}
+    streaming = sum(
+        size
+        for key, (size, until) in world.accepted.items()
+        # what has landed goes with its artifact, as what is stored does
+        if world.now <= until and key not in recorded and ("/" not in key or artifact_of(key) in alive)
+    )
+    if sum(each.size_bytes for each in (*stored, *uploaded)) + streaming > LIMITS.max_bytes:
+        yield f"accepted bytes: {stored}, {uploaded}, {world.accepted}, {account}"
     assert account.reserved_bytes == sum(each.size_bytes for each in account.charges.values())
+    assert account.uploads == sum("/" in key for key in account.charges)
 
 
 def leaks(world: World) -> Iterator[str]:
     """Yield what the ledger has wrong when nothing is under way and it was repaired."""
     waiting = {each.uid for each in world.artifacts.values() if not each.is_stored and not each.ended}
     names = {provisional(each.name) for each in world.artifacts.values() if each.uid in waiting}
+    landed = {key for each in world.artifacts.values() if each.uid in waiting for key in each.recorded}
     for key, charge in world.account.charges.items():
-        if key not in waiting | names:
+        if key not in waiting | names | landed:
             yield f"charge of nobody: {charge}"
     for artifact in world.artifacts.values():
-        held = world.account.charges.get(artifact.uid)
-        if held is not None and artifact.size_bytes is None and held.size_bytes:
-            yield f"bytes of nobody: {held}"
+        keys = {artifact.uid, *artifact.recorded}
+        held = sum(each.size_bytes for key, each in world.account.charges.items() if key in keys)
+        if artifact.uid in waiting and not artifact.is_complete and held > artifact.size_bytes:
+            yield f"bytes of nobody: {artifact}, {held}"
     stored = [each for each in world.artifacts.values() if each.is_stored]
     totals = world.account.totals
     if (totals.committed_bytes, totals.artifact_count) != (
-        sum(each.size_bytes or 0 for each in stored),
+        sum(each.size_bytes for each in stored),
         len(stored),
     ):
         yield f"totals: {totals}, stored {stored}"

@@ -100,6 +100,8 @@ def test_verbs(method: str, path: str, verb: str) -> None:
     [
         ("/artifacts/a/content", {"resource": "artifacts", "name": "a", "subresource": "content"}),
         ("/job-types", {"resource": "jobtypes"}),
+        ("/manifests/sha256:0", {"resource": "manifests", "name": "sha256:0"}),
+        ("/garbage", {"resource": "garbage"}),
         ("/quotas/render/queue", {"resource": "quotaledgers", "name": "render", "subresource": "queue"}),
         ("/", None),
         ("/other/x", None),

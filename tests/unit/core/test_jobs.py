@@ -50,6 +50,11 @@ def batch(*, suspend: bool = False, uid: str = UID, deleting: bool = False, **st
     return {"metadata": metadata, "spec": {"suspend": suspend}, "status": status}
 
 
+def dated(seconds: int, **fields: Any) -> dict[str, Any]:
+    made = batch(**fields)
+    return {**made, "spec": {**made["spec"], "activeDeadlineSeconds": seconds}}
+
+
 def ended(kind: str, **fields: Any) -> dict[str, Any]:
     entry = {"type": kind, "status": "True", "lastTransitionTime": "2026-01-01T12:00:00Z", **fields}
     return batch(conditions=[entry], failed=1, startTime="2026-01-01T11:59:30Z")
@@ -87,7 +92,10 @@ def reason(plan: jobs.Plan) -> str:
 
 FINAL = status_of("Failed", "False")
 RUNNING = status_of("Running", "Unknown", jobRef={"name": "a-01234567", "uid": "b1"})
+NAMED = status_of("Admitted", "Unknown", jobRef={"name": "a-01234567", "uid": "b1"})
 SUSPENDED = status_of("Suspended", "Unknown")
+SUSPEND_WISH = job({"desiredState": "Suspended"})
+CANCEL_WISH = job({"desiredState": "Cancelled"})
 ADMITTED = holder(State.ADMITTED)
 
 
@@ -105,12 +113,27 @@ ADMITTED = holder(State.ADMITTED)
             True,
         ),
         ("over quota", see(over_quota="quota exceeded: x"), "QuotaExceeded", [], False),
-        ("it has a slot", see(holder=ADMITTED), "Admitted", ["CreateBatch"], True),
+        ("it has a slot", see(holder=ADMITTED), "", ["CreateBatch"], True),
+        ("its batch Job is refused for now", see(holder=ADMITTED, denied="quota"), "Admitted", [], False),
         (
             "its batch Job is suspended",
             see(holder=ADMITTED, batch=batch(suspend=True)),
+            "Admitted",
+            ["Unsuspend"],
+            False,
+        ),
+        (
+            "somebody has suspended its batch Job",
+            see(job(status=RUNNING), holder=ADMITTED, batch=batch(suspend=True)),
             "",
             ["Unsuspend"],
+            False,
+        ),
+        (
+            "made, but it vanished before it ran",
+            see(job(status=NAMED), holder=ADMITTED),
+            "Failed",
+            ["Release"],
             False,
         ),
         ("no pod yet", see(holder=ADMITTED, batch=batch()), "", [], False),
@@ -133,7 +156,37 @@ ADMITTED = holder(State.ADMITTED)
         ("its batch Job is lost", see(job(status=RUNNING), holder=ADMITTED), "Failed", ["Release"], False),
         ("its batch Job leaves", see(holder=ADMITTED, batch=batch(deleting=True)), "", [], False),
         ("no tenant", see(tenant=None), "TenantNotFound", [], False),
-        ("no type", see(job_type=None, holder=holder(State.RESERVED)), "JobTypeNotFound", ["Release"], False),
+        ("no type", see(job_type=None, holder=holder(State.RESERVED)), "JobTypeNotFound", [], False),
+        ("no type, suspended", see(SUSPEND_WISH, job_type=None), "JobTypeNotFound", [], False),
+        ("no type, cancelled", see(CANCEL_WISH, job_type=None), "Cancelled", [], False),
+        (
+            "its deadline was lowered",
+            see(job({"activeDeadlineSeconds": 5}, RUNNING), holder=ADMITTED, batch=dated(9, active=1)),
+            "",
+            ["SetDeadline"],
+            True,
+        ),
+        (
+            "its deadline was lowered before it ran",
+            see(job({"activeDeadlineSeconds": 5}), holder=ADMITTED, batch=dated(9, suspend=True)),
+            "",
+            ["SetDeadline"],
+            True,
+        ),
+        (
+            "its deadline holds",
+            see(job({"activeDeadlineSeconds": 9}, RUNNING), holder=ADMITTED, batch=dated(9, active=1)),
+            "Running",
+            [],
+            False,
+        ),
+        (
+            "its deadline was changed after its end",
+            see(job({"activeDeadlineSeconds": 5}, FINAL, generation=2), batch=ended("Failed")),
+            "Failed",
+            [],
+            False,
+        ),
         ("inputs", see(job({"inputs": [{"name": "i"}]})), "NotSupported", [], False),
         (
             "bad parameters",
@@ -376,7 +429,7 @@ def test_pods_are_read_only_when(why: str, observed: Observed, *, wanted: bool) 
     ("observed", "kstatus", "word"),
     [
         (see(holder=holder(State.QUEUED)), "InProgress", "queued"),
-        (see(holder=ADMITTED), "InProgress", "queued"),
+        (see(holder=ADMITTED, batch=batch(suspend=True)), "InProgress", "queued"),
         (see(holder=ADMITTED, batch=batch(active=1)), "InProgress", "running"),
         (see(batch=ended("Complete")), "Current", "succeeded"),
         (see(batch=ended("Failed")), "Failed", "failed"),
@@ -384,7 +437,9 @@ def test_pods_are_read_only_when(why: str, observed: Observed, *, wanted: bool) 
         (see(job({"desiredState": "Suspended"}), holder=holder(State.RESERVED)), "Current", "suspended"),
         (see(job({"desiredState": "Suspended"}), holder=ADMITTED, batch=batch()), "InProgress", "suspended"),
         (see(over_quota="x"), "Failed", "failed"),
-        (see(tenant=None), "Failed", "failed"),
+        (see(tenant=None), "InProgress", "queued"),
+        (see(job_type=None), "InProgress", "queued"),
+        (see(holder=ADMITTED, denied="x"), "InProgress", "queued"),
     ],
 )
 def test_every_reader_agrees_on_the_state(observed: Observed, kstatus: str, word: str) -> None:
@@ -395,7 +450,13 @@ def test_every_reader_agrees_on_the_state(observed: Observed, kstatus: str, word
 
 
 def test_planning_twice_gives_an_equal_status_so_that_nothing_is_written() -> None:
-    for observed in (see(holder=holder(State.QUEUED)), see(holder=ADMITTED), see(batch=ended("Failed"))):
+    waiting = see(holder=ADMITTED, batch=batch(suspend=True))
+    for observed in (
+        see(holder=holder(State.QUEUED)),
+        waiting,
+        see(batch=ended("Failed")),
+        see(job_type=None),
+    ):
         first = jobs.plan(observed, NOW).status
         later = NOW + timedelta(seconds=30)
         second = jobs.plan(replace(observed, job={**observed.job, "status": first}), later).status
@@ -422,6 +483,63 @@ def test_a_retry_after_the_end_is_answered_in_the_message() -> None:
     assert status["conditions"][0]["message"] == "m; a retry is not supported yet, create a new Job"
     again = {**body, "status": status, "metadata": {**body["metadata"], "generation": 3}}
     assert (jobs.plan(see(again), NOW).status or {})["conditions"][0]["message"].count("retry") == 1
+
+
+@pytest.mark.parametrize(
+    ("why", "status", "found", "is_typed", "resting"),
+    [
+        ("it waits and the ledger says so", status_of("Queued", "Unknown"), State.QUEUED, True, True),
+        ("nobody told it of its slot", status_of("Queued", "Unknown"), State.ADMITTED, True, False),
+        ("its entry is lost", status_of("Queued", "Unknown"), None, True, False),
+        ("suspended and parked", SUSPENDED, State.RESERVED, True, True),
+        ("suspended, still with a slot", SUSPENDED, State.ADMITTED, True, False),
+        ("ended and released", FINAL, None, True, True),
+        ("ended, not yet released", FINAL, State.ADMITTED, True, False),
+        ("it waits for its type", status_of("JobTypeNotFound", "Unknown"), None, False, True),
+        ("its type is there now", status_of("JobTypeNotFound", "Unknown"), None, True, False),
+        ("its tenant is there now", status_of("TenantNotFound", "Unknown"), None, True, False),
+        ("under way", RUNNING, State.ADMITTED, True, False),
+        ("never looked at", {}, None, True, False),
+        ("edited", {**status_of("Queued", "Unknown"), "observedGeneration": 0}, State.QUEUED, True, False),
+    ],
+)
+def test_a_job_rests_when_its_status_and_its_ledger_agree(
+    why: str, status: Any, found: State | None, *, is_typed: bool, resting: bool
+) -> None:
+    entry = holder(found) if found else None
+    assert jobs.is_resting(job(status=status), entry, is_typed=is_typed) is resting, why
+
+
+def test_the_status_names_the_batch_job_before_it_may_run() -> None:
+    status = jobs.plan(see(holder=ADMITTED, batch=dated(9, suspend=True)), NOW).status or {}
+    assert status["jobRef"] == {"name": "a-01234567", "uid": "b1"}
+    assert status["effective"] == {"image": "x", "backoffLimit": 0, "activeDeadlineSeconds": 9}
+
+
+def test_the_status_tells_the_deadline_in_force() -> None:
+    before = {**RUNNING, "effective": {"image": "x", "activeDeadlineSeconds": 60}}
+    body = job({"activeDeadlineSeconds": 5}, before, generation=2)
+    observed = see(body, holder=ADMITTED, batch=dated(60, active=1))
+    assert jobs.plan(observed, NOW).actions == (jobs.SetDeadline("a-01234567", "b1", 5),)
+    after = jobs.plan(replace(observed, batch=dated(5, active=1)), NOW).status or {}
+    assert after["effective"] == {"image": "x", "activeDeadlineSeconds": 5}
+    assert after["observedGeneration"] == 2
+    bare = jobs.plan(see(job(status=RUNNING), holder=ADMITTED, batch=batch(active=1)), NOW).status or {}
+    assert "effective" not in bare
+
+
+def test_what_leaves_slowly_is_looked_for_seldomer() -> None:
+    leaving = see(CANCEL_WISH, holder=ADMITTED, batch=batch(deleting=True))
+    waits = [jobs.plan(leaving, NOW + timedelta(seconds=age)).after for age in (0, 60, 3600)]
+    assert waits == [jobs.POLL_SECONDS, 12.0, 30.0]
+
+
+def test_a_job_without_a_pod_says_so_after_a_while() -> None:
+    early = see(job(status=NAMED), holder=ADMITTED, batch=batch(startTime="2026-01-01T11:59:50Z"))
+    assert jobs.plan(early, NOW).status is None
+    late = replace(early, batch=batch(startTime="2026-01-01T11:59:00Z"))
+    assert "no pod could be made yet" in message(late)
+    assert jobs.plan(late, NOW).after == jobs.PROBLEM_POLL_SECONDS
 
 
 def test_a_job_without_times_is_planned_all_the_same() -> None:

@@ -116,11 +116,12 @@ def test_priority_is_clamped_because_it_can_be_edited_later(spec: Any, kind: Any
 
 
 def test_conditions_say_what_is_wrong_with_a_schema() -> None:
-    assert [(c.type, c.status) for c in jobtypes.type_conditions(job_type())] == [("Ready", "True")]
+    (good,) = jobtypes.type_conditions(job_type())
+    assert (good.type, good.status, good.reason) == ("Ready", "True", "Valid")
     bad = jobtypes.type_conditions(job_type(parametersSchema={"type": "array"}))
     assert [(c.type, c.status, c.reason) for c in bad] == [
-        ("Ready", "False", "InvalidSchema"),
-        ("Stalled", "True", "InvalidSchema"),
+        ("Ready", "False", "InvalidParametersSchema"),
+        ("Stalled", "True", "InvalidParametersSchema"),
     ]
 
 
@@ -131,3 +132,31 @@ def test_spec_of_another_shape_is_empty(body: Any) -> None:
 
 def test_env_name() -> None:
     assert jobtypes.env_name("frames-per.second") == "PARAM_FRAMES_PER_SECOND"
+
+
+@pytest.mark.parametrize(
+    ("why", "wanted", "kind", "current", "expected"),
+    [
+        ("not asked for", None, job_type(activeDeadlineSeconds=5), 60, 60),
+        ("not asked for, none", None, job_type(activeDeadlineSeconds=5), None, None),
+        ("lowered", 5, job_type(activeDeadlineSeconds=60), 60, 5),
+        ("a first one", 90, job_type(activeDeadlineSeconds=60), None, 90),
+        ("raised to the type's", 90, job_type(activeDeadlineSeconds=60), 30, 60),
+        ("raised, the type was lowered since", 90, job_type(activeDeadlineSeconds=5), 60, 60),
+        ("raised, the type has none", 90, job_type(), 30, 90),
+        (
+            "raised, allowed",
+            90,
+            job_type(activeDeadlineSeconds=60, allowedOverrides=["ActiveDeadlineSeconds"]),
+            60,
+            90,
+        ),
+        ("raised, the type is gone", 90, None, 30, 30),
+        ("nonsense", 0, job_type(), 30, 30),
+        ("no number", "9", job_type(), 30, 30),
+    ],
+)
+def test_a_deadline_is_lowered_freely_and_raised_as_allowed(
+    why: str, wanted: Any, kind: Any, current: int | None, expected: int | None
+) -> None:
+    assert jobtypes.deadline({"activeDeadlineSeconds": wanted}, kind, current) == expected, why

@@ -82,9 +82,7 @@ class LedgerProtocol(RuleBasedStateMachine):
         for name in self.world.running_batches():
             batch = self.world.batches[name]
             if not batchjobs.is_deleting(batch):
-                self.world.pods.add(str(batchjobs.job_uid(batch)))
-                started = self.world.now.strftime("%Y-%m-%dT%H:%M:%SZ")
-                self.world.patch_batch(name, status={"active": 1, "startTime": started})
+                self.world.start_pod(batch)
 
     @rule(index=st.integers(0, 5), kind=st.sampled_from(["Complete", "Failed"]))
     def one_finishes(self, index: int, kind: str) -> None:

@@ -200,3 +200,29 @@ def test_a_pair_of_surrogates_is_a_character() -> None:
 def test_any_text_becomes_something_that_an_answer_can_hold(text: str) -> None:
     value = parameters.decode(text, None)
     json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "strict")
+
+
+def test_a_schema_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = {"type": "object", "properties": {"once-only": {"type": "strin"}}}
+    first = parameters.check_schema(schema)
+    assert first
+    monkeypatch.setattr(parameters, "_schema_faults", lambda _: pytest.fail("checked again"))
+    assert parameters.check_schema(dict(schema)) == first
+
+
+def test_a_number_beyond_every_float_is_an_error_of_the_parameters() -> None:
+    schema = {"properties": {"n": {"type": "integer", "multipleOf": 0.5}}}
+    (error,) = parameters.validate({"n": 10**400}, schema)
+    assert (error.pointer, "out of range" in error.message) == ("/spec/parameters", True)
+
+
+def test_a_reference_with_an_endless_number_names_nothing() -> None:
+    (fault,) = parameters.check_schema({"allOf": [{"$ref": "#/allOf/" + "9" * 5000}]})
+    assert "must name a part of this schema" in fault
+    assert parameters.check_schema({"allOf": [{"type": "object"}, {"$ref": "#/allOf/0"}]}) == ()
+
+
+@pytest.mark.parametrize("dialect", [{}, [], None, 7, ["x"]])
+def test_a_dialect_that_is_no_text_is_a_fault_of_the_schema(dialect: Any) -> None:
+    (fault,) = parameters.check_schema({"$schema": dialect})
+    assert "`$schema` must be" in fault

@@ -57,6 +57,9 @@ REST = quota("rest", ["*"], [row("*", 2, 2)])
 )
 def test_limits_for(why: Any, tenant: Any, job_type: Any, quotas_: Any, expected: Any) -> None:
     assert quotas.limits_for(tenant, job_type, quotas_) == expected, why
+    table = quotas.Table.of(quotas_)
+    assert table.limits(tenant, job_type) == expected, why
+    assert table.governing(tenant) == quotas.governing(tenant, quotas_), why
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_the_younger_of_two_quotas_is_not_ready() -> None:
 
 def test_a_quota_in_force_is_ready() -> None:
     assert quotas.quota_conditions((), ()) == (
-        conditions.Condition("Ready", "True", "Ready", "the limits are in force"),
+        conditions.Condition("Ready", "True", "InForce", "the limits are in force"),
         conditions.Condition("OverLimit", "False", "WithinLimits", "usage is within the limits"),
     )
 

@@ -13,6 +13,7 @@ from tests.unit.core import storagemodel as model
 
 pytestmark = pytest.mark.unit
 NAMES = st.sampled_from(model.NAMES)
+FILES = st.sampled_from(model.FILES)
 SIZES = st.sampled_from([0, 1, 20, 40, 60, 100, 101])
 CHUNKS = st.lists(st.sampled_from([1, 10, 30]), max_size=4)
 REFUSALS = st.sampled_from(["no", "no", "no", "forbidden", "lost"])
@@ -40,9 +41,9 @@ class StorageProtocol(RuleBasedStateMachine):
     def apply(self, name: str, size: int, is_upload: bool) -> None:
         self.ops.append(model.bypass(self.world, name, size, is_upload=is_upload))
 
-    @rule(name=NAMES, chunks=CHUNKS, stated=st.booleans(), fails=st.booleans())
-    def put(self, name: str, chunks: list[int], stated: bool, fails: bool) -> None:
-        self.ops.append(model.put(self.world, name, chunks, stated=stated, fails=fails))
+    @rule(name=NAMES, file=FILES, chunks=CHUNKS, stated=st.booleans(), fails=st.booleans())
+    def put(self, name: str, file: str, chunks: list[int], stated: bool, fails: bool) -> None:
+        self.ops.append(model.put(self.world, name, file, chunks, stated=stated, fails=fails))
 
     @rule(name=NAMES)
     def look_at(self, name: str) -> None:
@@ -121,6 +122,9 @@ def simulate(seed: int, steps: int) -> None:
     def name() -> str:
         return choose.choice(model.NAMES[:4])
 
+    def file() -> str:
+        return choose.choice(model.FILES)
+
     def chunks() -> list[int]:
         return [choose.choice([10, 30]) for _ in range(choose.randrange(1, 3))]
 
@@ -129,7 +133,7 @@ def simulate(seed: int, steps: int) -> None:
         (6, lambda: machine.post(name(), choose.choice([20, 40]), choose.random() < 0.8, "no")),
         (1, lambda: machine.post(name(), 20, is_upload=True, refused=choose.choice(["forbidden", "lost"]))),
         (6, lambda: machine.apply(name(), choose.choice([20, 40]), choose.random() < 0.3)),
-        (14, lambda: machine.put(name(), chunks(), choose.random() < 0.7, choose.random() < 0.4)),
+        (18, lambda: machine.put(name(), file(), chunks(), choose.random() < 0.7, choose.random() < 0.3)),
         (14, lambda: machine.look_at(name())),
         (4, lambda: machine.reconcile_at_once(name())),
         (8, machine.recount),
@@ -172,7 +176,7 @@ def test_an_upload_that_was_killed_gives_its_bytes_back_and_stays_counted() -> N
     model.drain(model.recount(world))
     model.drain(model.post(world, "a", 0, is_upload=True, refused="no"))
     model.drain(model.reconcile(world, "a"))
-    upload = model.put(world, "a", [30, 30], stated=True, fails=False)
+    upload = model.put(world, "a", "x", [30, 30], stated=True, fails=False)
     for _ in range(4):
         next(upload)
     assert world.account.reserved_bytes == 60

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import storageartifacts, storagequotas
+from manifestry.core import storageartifacts, storagequotas, storagerecounts
 from manifestry.core.storageartifacts import Live, State
 from manifestry.core.storagecharges import (
     LEASE,
@@ -15,6 +15,7 @@ from manifestry.core.storagecharges import (
     Totals,
     build,
     changed,
+    landed,
     parse,
     provisional,
     render,
@@ -133,14 +134,6 @@ def test_only_an_unchanged_charge_is_taken_back() -> None:
     assert storagequotas.restore(other, grant.charge, None) == (other, False)
 
 
-def test_what_an_abandoned_session_held_is_given_back_but_for_the_rest() -> None:
-    account = build([charge(size_bytes=10, expires=LATER)])
-    after, done = storagequotas.shrink(account, "u1", 4)
-    assert (after.charges["u1"], done) == (charge(size_bytes=4), True)
-    assert storagequotas.shrink(after, "u1", 4) == (after, False)
-    assert storagequotas.shrink(after, "none", 4) == (after, False)
-
-
 def test_a_commit_happens_once() -> None:
     account = build([charge(size_bytes=10)], Totals(5, 1, NOW))
     after, done = storagequotas.commit(account, charge(size_bytes=10), 8)
@@ -149,8 +142,14 @@ def test_a_commit_happens_once() -> None:
     assert storagequotas.commit(account, charge(size_bytes=11), 8) == (account, False)
 
 
-def live(state: State, size_bytes: int = 0, uid: str = "u1", since: datetime | None = None) -> Live:
-    return Live(uid, "a", state, size_bytes, since)
+def live(
+    state: State,
+    size_bytes: int = 0,
+    uid: str = "u1",
+    since: datetime | None = None,
+    recorded: frozenset[str] = frozenset(),
+) -> Live:
+    return Live(uid, "a", state, size_bytes, since, recorded)
 
 
 @pytest.mark.parametrize(
@@ -179,14 +178,14 @@ def test_what_nobody_uses_is_marked_first_and_given_back_next(
     found = [] if artifact is None else [artifact]
     stored = [each for each in found if each.state is State.STORED]
     account = build([held], Totals(0, len(stored), NOW))
-    marked, report = storagequotas.recount(account, account, found, LATER)
+    marked, report = storagerecounts.recount(account, account, found, LATER)
     assert report is not None
     assert (report.released, report.marked) == ({}, 1 if cause else 0)
     assert marked.reserved_bytes == held.size_bytes
     if not cause:
         assert marked is account
         return
-    after, report = storagequotas.recount(marked, marked, found, LATER)
+    after, report = storagerecounts.recount(marked, marked, found, LATER)
     assert report is not None
     assert report.released == {held.uid: cause}
     assert {each.size_bytes for each in after.charges.values()} == (set() if left is None else {left})
@@ -195,47 +194,47 @@ def test_what_nobody_uses_is_marked_first_and_given_back_next(
 
 def test_a_charge_that_is_used_again_loses_its_mark() -> None:
     account = build([charge(unused=NOW)], Totals(0, 0, NOW))
-    after, report = storagequotas.recount(account, account, [live(State.PENDING)], LATER)
-    assert (after.charges["u1"].unused, report) == (None, storagequotas.Recount(changed=True))
+    after, report = storagerecounts.recount(account, account, [live(State.PENDING)], LATER)
+    assert (after.charges["u1"].unused, report) == (None, storagerecounts.Recount(changed=True))
 
 
 def test_a_charge_that_changed_since_is_left_alone() -> None:
     seen = build([charge(unused=NOW)], Totals(0, 0, NOW))
     account = changed(seen, put=(charge(since=LATER),))
-    assert storagequotas.recount(account, seen, [], LATER) == (account, storagequotas.Recount())
+    assert storagerecounts.recount(account, seen, [], LATER) == (account, storagerecounts.Recount())
 
 
 def test_marks_of_one_write_are_bounded() -> None:
     account = build(
-        (charge(str(number), 0, name=f"n{number}") for number in range(storagequotas.MAX_MARKS + 1)),
+        (charge(str(number), 0, name=f"n{number}") for number in range(storagerecounts.MAX_MARKS + 1)),
         Totals(0, 0, NOW),
     )
-    _, report = storagequotas.recount(account, account, [], LATER)
+    _, report = storagerecounts.recount(account, account, [], LATER)
     assert report is not None
-    assert report.marked == storagequotas.MAX_MARKS
+    assert report.marked == storagerecounts.MAX_MARKS
 
 
 def test_stored_artifacts_are_counted_and_lose_their_charges() -> None:
     account = build([charge(), charge("u2", 20, name="b")], Totals(7, 1, NOW))
     found = [live(State.STORED, 9), live(State.STORED, 30, "u3"), live(State.PENDING, 0, "u2")]
-    after, report = storagequotas.recount(account, account, found, NOW)
+    after, report = storagerecounts.recount(account, account, found, NOW)
     assert report is not None
     assert report.released == {"u1": "stored"}
     assert (after.totals.committed_bytes, after.totals.artifact_count, after.reserved_bytes) == (39, 2, 20)
     assert after.totals.observed == NOW + timedelta(microseconds=1), "two counts are never equal"
-    assert storagequotas.recount(after, after, found, LATER) == (after, storagequotas.Recount())
+    assert storagerecounts.recount(after, after, found, LATER) == (after, storagerecounts.Recount())
 
 
 def test_a_count_that_a_commit_has_overtaken_is_done_again() -> None:
     seen = build([charge()], Totals(0, 0, NOW))
     account, _ = storagequotas.commit(seen, charge(), 10)
-    assert storagequotas.recount(account, seen, [], LATER) == (account, None)
-    assert storagequotas.recount(replace(seen, initialized=False), seen, [], LATER)[1] is None
+    assert storagerecounts.recount(account, seen, [], LATER) == (account, None)
+    assert storagerecounts.recount(replace(seen, initialized=False), seen, [], LATER)[1] is None
 
 
 def test_the_first_count_makes_the_account_usable() -> None:
-    account, report = storagequotas.recount(Account(), Account(), [], NOW)
-    assert report == storagequotas.Recount(changed=True)
+    account, report = storagerecounts.recount(Account(), Account(), [], NOW)
+    assert report == storagerecounts.Recount(changed=True)
     assert (account.initialized, account.totals) == (True, Totals(0, 0, NOW))
 
 
@@ -275,7 +274,7 @@ def test_an_unreadable_charge_is_noted_and_dropped() -> None:
         {"status": {"holders": {"v": {"name": "a", "since": "2026-01-01T12:00:00", "sizeBytes": -1}}}}
     )
     assert naive.charges["v"] == charge("v", 0)
-    assert storagequotas.recount(account, account, [], NOW)[0].notes == ()
+    assert storagerecounts.recount(account, account, [], NOW)[0].notes == ()
 
 
 QUOTA = {"metadata": {"name": "q"}, "spec": {"tenants": ["acme"], "storage": {"maxBytes": 5}}}
@@ -344,10 +343,15 @@ MANIFEST = {"manifest": {"digest": "sha256:0"}}
     [
         (artifact({"inline": {}}), live(State.PENDING)),
         (artifact({"upload": {}}), live(State.AWAITING)),
-        (artifact({"upload": {"digest": "d", "sizeBytes": 3}}), live(State.PENDING, 3)),
         (
-            artifact({"files": [{"upload": {"digest": "d", "sizeBytes": 3}}, {"upload": {}}, 7]}),
-            live(State.AWAITING, 3),
+            artifact({"upload": {"digest": "d", "sizeBytes": 3}}),
+            live(State.PENDING, 3, recorded=frozenset({landed("u1", "", "d")})),
+        ),
+        (
+            artifact(
+                {"files": [{"name": "f", "upload": {"digest": "d", "sizeBytes": 3}}, {"upload": {}}, 7]}
+            ),
+            live(State.AWAITING, 3, recorded=frozenset({landed("u1", "f", "d")})),
         ),
         (artifact(status={"observedGeneration": 1, "conditions": [STALLED]}), live(State.ENDED, since=NOW)),
         (artifact(status={"observedGeneration": 0, "conditions": [STALLED]}), live(State.PENDING)),

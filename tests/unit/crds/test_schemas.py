@@ -232,7 +232,11 @@ def test_printer_columns_point_at_fields_of_their_type(crd: schemas.Json, versio
             ["Exit Code", "Tenant", "Completed", "Message"],
         ),
         ("JobType", ["Image", "Ready", "Status", "Age"], ["Queue", "Message"]),
-        ("TenantQuota", ["Tenants", "Ready", "Status", "Age"], ["Over Limit", "Message"]),
+        (
+            "TenantQuota",
+            ["Tenants", "Ready", "Status", "Age"],
+            ["Over Limit", "Used Bytes", "Artifacts", "Message"],
+        ),
         ("QuotaLedger", ["Initialized", "Repaired", "Age"], []),
     ],
 )

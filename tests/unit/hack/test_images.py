@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import appimage
+import builders
 import ociarchive
 import rootfs
 import shell
@@ -102,9 +103,45 @@ def test_only_declared_pip_settings_are_passed_on() -> None:
 
 def test_values_that_may_be_secret_stay_off_the_command_line() -> None:
     plan = appimage.Plan(
-        "docker", "t:1", Path("/r/Dockerfile"), Path("/r"), {"BASE_IMAGE": "b"}, ("PIP_INDEX_URL",), True
+        "docker",
+        "t:1",
+        Path("/r/Dockerfile"),
+        Path("/r"),
+        {"BASE_IMAGE": "b"},
+        {"PIP_INDEX_URL": "s3cret"},
+        True,
     )
     command = "docker build --tag t:1 --file /r/Dockerfile --network host"
     assert shlex.join(appimage.command(plan)) == (
         f"{command} --build-arg BASE_IMAGE=b --build-arg PIP_INDEX_URL /r"
     )
+
+
+@pytest.mark.parametrize(
+    ("image", "full"),
+    [
+        ("python:3.11-slim", "docker.io/library/python:3.11-slim"),
+        ("kindest/node:v1", "docker.io/kindest/node:v1"),
+        ("localhost/manifestry:dev", "localhost/manifestry:dev"),
+        ("mirror.example/python:3", "mirror.example/python:3"),
+        ("mirror:5000/python:3", "mirror:5000/python:3"),
+    ],
+)
+def test_a_short_image_name_is_docker_hubs(image: str, full: str) -> None:
+    assert builders.qualified(image) == full
+
+
+@pytest.mark.parametrize("name", builders.OTHERS)
+def test_podman_and_buildah_are_told_the_registry_and_use_the_machines_network(name: str) -> None:
+    builder = builders.Builder(name)
+    assert builder.machine_network
+    assert builder.full_name("python:3.11-slim") == "docker.io/library/python:3.11-slim"
+
+
+@pytest.mark.parametrize("name", ["docker", *builders.OTHERS])
+def test_a_root_file_system_becomes_an_image_that_runs_python(name: str) -> None:
+    commands = builders.import_commands(name, Path("/c/root.tar"), "localhost/base:1")
+    words = [word for command in commands for word in command]
+    assert {"/c/root.tar", "localhost/base:1"} <= set(words)
+    assert any(builders.PATH in word for word in words)
+    assert commands[-1][-1] == "localhost/base:1"

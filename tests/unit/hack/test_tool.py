@@ -1,6 +1,10 @@
 """The rest of the tool's decisions: prerequisites, the machine, the engine's arguments, the shell exports."""
 
+import os
 import shlex
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,10 +13,14 @@ import cli
 import engine
 import host
 import prerequisites
+import processes
 import progress
+import readiness
 import shell
 import tools
 import verbs
+import versions
+from layout import Layout
 
 
 def test_only_missing_packages_are_named() -> None:
@@ -51,6 +59,69 @@ def test_a_tool_on_the_path_must_be_of_the_pinned_version(output: str, matches: 
     assert tools.states_version(output, "v0.33.0") is matches
 
 
+@pytest.mark.parametrize(
+    ("has_client", "refusal", "advice"),
+    [
+        (False, "", "https://docs.docker.com"),
+        (True, "permission denied while trying to connect to the Docker daemon socket", "usermod -aG docker"),
+        (True, "Cannot connect to the Docker daemon", "systemctl start docker"),
+    ],
+)
+def test_advice_fits_what_keeps_docker_from_answering(has_client: bool, refusal: str, advice: str) -> None:
+    assert advice in readiness.engine_lack(has_client, refusal)
+
+
+def test_without_root_all_that_is_missing_is_found_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(host, "is_root", lambda: False)
+    monkeypatch.setattr(host, "features", lambda: host.Features(sys_resource=True, cgroup_v2=False))
+    docker, root, go = readiness.cluster_lacks(Layout(tmp_path), versions.load())
+    assert docker.startswith("Docker")
+    assert "cgroup v1" in root
+    assert go.startswith("Go")
+    assert all(word in go for word in ("kind v", "helm v"))
+
+
+def test_everything_that_is_missing_is_told_at_once() -> None:
+    with pytest.raises(shell.MissingError, match=r"first:\n  - Docker\n  - Go$") as failure:
+        readiness.require(["Docker", "Go"])
+    assert failure.value.exit_code == 2
+    readiness.require([])
+
+
+def test_a_build_ends_with_the_tool_that_is_told_to_end(tmp_path: Path) -> None:
+    go, pid_file = tmp_path / "bin" / "go", tmp_path / "pid"
+    go.parent.mkdir()
+    go.write_text(f"#!/bin/sh\necho $$ > {pid_file}.draft\nmv {pid_file}.draft {pid_file}\nexec sleep 60\n")
+    go.chmod(0o755)
+    env = {**os.environ, "PATH": f"{go.parent}:{os.environ['PATH']}", "MANIFESTRY_CACHE": str(tmp_path)}
+    argv = [sys.executable, str(Path(cli.__file__).parent), "binaries", "kwok"]
+    with subprocess.Popen(argv, env=env, stderr=subprocess.DEVNULL) as tool:
+        deadline = time.monotonic() + 20
+        while not pid_file.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        tool.terminate()
+        assert tool.wait(20) == 130
+    assert processes.wait_ended([int(pid_file.read_text())])
+
+
+@pytest.mark.parametrize(
+    ("output", "matches"),
+    [
+        ("v4.3.1+g123", True),
+        ("v4.4.0", True),
+        ("kind v4.10.0 go1.26", True),
+        ("v4.3.0", False),
+        ("v5.0.0", False),
+        ("nonsense", False),
+    ],
+)
+def test_without_go_a_later_tool_of_the_major_version_will_do(output: str, matches: bool) -> None:
+    assert tools.states_version_since(output, "v4.3.1") is matches
+
+
 def test_exports_survive_a_shell() -> None:
     text = verbs.render_exports({"B": "x y", "A": "1"}, Path("/c/to ols"))
     assert text.splitlines()[:2] == ["export A=1", "export B='x y'"]
@@ -73,6 +144,14 @@ def test_a_failed_job_shows_the_end_of_its_log(tmp_path: Path) -> None:
         shell.run(job)
     assert "one" in str(failure.value)
     assert str(job.log) in str(failure.value)
+
+
+def test_the_output_of_a_job_goes_where_it_is_asked_to(tmp_path: Path) -> None:
+    args = ["sh", "-c", "echo data; echo note >&2"]
+    shell.run(shell.Job(args, tmp_path / "x.log", 10, output=tmp_path / "out"))
+    assert (tmp_path / "out").read_text() == "data\n"
+    assert "note" in (tmp_path / "x.log").read_text()
+    assert "data\n" not in (tmp_path / "x.log").read_text().splitlines(keepends=True)
 
 
 def test_a_job_that_takes_too_long_is_ended(tmp_path: Path) -> None:

@@ -6,8 +6,15 @@ import versions
 
 
 def test_the_committed_file_has_every_pin() -> None:
-    pins = versions.load()
-    assert all(vars(pins).values())
+    pins = vars(versions.load())
+    assert [name for name, pin in pins.items() if not pin] == ["node_image_is_given"]
+
+
+def test_a_node_image_of_the_users_choice_wins() -> None:
+    chosen = versions.chosen(versions.load(), {"MANIFESTRY_NODE_IMAGE": "mirror.example/kindest/node:v1"})
+    assert chosen.kind_node_image == "mirror.example/kindest/node:v1"
+    assert chosen.node_image_is_given
+    assert versions.chosen(versions.load(), {"MANIFESTRY_NODE_IMAGE": ""}) == versions.load()
 
 
 def test_the_minor_release_is_two_numbers() -> None:

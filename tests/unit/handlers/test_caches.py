@@ -46,6 +46,40 @@ def test_a_tenant_that_two_namespaces_claim_is_nobodys() -> None:
     assert found.tenant_uid("absent") is None
 
 
+def quota(name: str, version: int, tenant: str, limit: int) -> dict[str, Any]:
+    rows = [{"jobType": "*", "maxRunning": limit, "maxQueued": 0}]
+    return {**item(name, version), "spec": {"tenants": [tenant], "jobs": rows}}
+
+
+def test_limits_follow_every_change_of_the_quotas() -> None:
+    found = caches.Caches()
+    assert found.quota_table.limits("acme", "x").max_running is None
+    found.put("TenantQuota", quota("q", 1, "acme", 3))
+    assert found.quota_table.limits("acme", "x").max_running == 3
+    table = found.quota_table
+    found.put("TenantQuota", {**quota("q", 2, "acme", 3), "status": {"x": 1}})
+    assert found.quota_table is table, "a status is no reason to arrange all of them anew"
+    found.replace("TenantQuota", [quota("q", 3, "acme", 4)], "5")
+    assert found.quota_table.limits("acme", "x").max_running == 4
+    found.drop("TenantQuota", "q")
+    assert found.quota_table.limits("acme", "x").max_running is None
+
+
+def test_asking_for_a_tenant_does_not_look_at_all_namespaces() -> None:
+    found, looks = caches.Caches(), list[str]()
+    for number in range(50):
+        found.put("Namespace", item(f"n{number}", number + 1, f"t{number}"))
+    claim = found.claim
+
+    def noted(namespace: str) -> str | None:
+        looks.append(namespace)
+        return claim(namespace)
+
+    found.claim = noted  # type: ignore[method-assign]
+    assert [found.tenant(f"n{number}") for number in range(50)] == [f"t{number}" for number in range(50)]
+    assert len(looks) <= 100, "each once to arrange them, once when asked for"
+
+
 def test_the_uids_of_deleted_jobs_are_remembered_up_to_a_bound() -> None:
     cache = caches.Caches()
     for number in range(caches.MAX_DELETED + 1):
@@ -53,3 +87,4 @@ def test_the_uids_of_deleted_jobs_are_remembered_up_to_a_bound() -> None:
     assert not cache.is_deleted("0")
     assert cache.is_deleted("1")
     assert cache.is_deleted(str(caches.MAX_DELETED))
+    assert cache.deleted_of({"0", "1", "other"}) == ["1"]

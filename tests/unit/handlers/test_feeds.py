@@ -1,12 +1,12 @@
 """Events become keys and cache entries; no object makes a handler fail."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.adapters import queues
+from manifestry.adapters import ledgers, queues
 from manifestry.core import names
 from manifestry.handlers import caches, feeds, keys, shell
 
@@ -22,7 +22,8 @@ class World:
         self.caches = caches.Caches()
         queue = queues.KeyedQueue()
         queue.add = lambda key, **_: self.added.append(key)  # type: ignore[method-assign]
-        self.feed = feeds.Feed(self.caches, queue)
+        self.books = ledgers.Ledgers(cast("Any", None))
+        self.feed = feeds.Feed(self.caches, queue, self.books)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,33 @@ def test_small_kinds_are_kept_and_dropped() -> None:
         ("Job", "ns", "j"),
         ("JobType", "", "t"),
     ]
+
+
+def ledger(version: str, *uids: str) -> dict[str, Any]:
+    entries = {
+        uid: {"name": f"n-{uid}", "state": "Queued", "since": "2026-01-01T00:00:00.000000Z"} for uid in uids
+    }
+    status = {"initializedTime": "2026-01-01T00:00:00Z", "holders": entries}
+    return {**item("render", version=version), "status": status}
+
+
+def test_a_ledger_is_known_from_its_event_and_forgotten_with_it() -> None:
+    world = World()
+    world.feed.take(names.QUOTA_LEDGERS, "ADDED", ledger("10", "u1", "u2"))
+    world.feed.take(names.QUOTA_LEDGERS, "MODIFIED", ledger("9", "u1"))
+    known = world.books.snapshot("ns", "render")
+    assert known is not None
+    assert known.holders.keys() == {"u1", "u2"}
+    assert [kind for kind, _ in world.books.named("ns", "n-u2")] == ["render"]
+    assert world.books.named("ns", "absent") == []
+    world.feed.take(names.QUOTA_LEDGERS, "DELETED", ledger("11"))
+    assert world.books.snapshot("ns", "render") is None
+
+
+def test_the_ledger_of_a_tenants_storage_is_no_job_types() -> None:
+    world = World()
+    world.feed.take(names.QUOTA_LEDGERS, "ADDED", {**ledger("10"), **item("storage.manifestry")})
+    assert world.books.snapshot("ns", "storage.manifestry") is None
 
 
 Junk = st.recursive(

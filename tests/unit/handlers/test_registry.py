@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import names
 from manifestry.handlers import keys, namespaces, prerequisites, process, registry, shell
 
 
@@ -39,16 +38,6 @@ async def test_a_key_goes_to_its_module_and_a_foreign_one_nowhere() -> None:
     assert await dispatch(("M", "ns", "x")) == 7.0
     assert await dispatch(("Other", "ns", "x")) is None
     assert seen == [("ns", "x")]
-
-
-async def test_a_namespace_wakes_the_ledgers_of_all_it_may_concern() -> None:
-    added: set[Any] = set()
-    ctx: Any = SimpleNamespace(
-        caches=SimpleNamespace(namespaces={"a": {}, "b": {}}, job_types={"t": {}}),
-        queue=SimpleNamespace(add=added.add),
-    )
-    assert await namespaces.reconcile(ctx, "", "gone") is None
-    assert added == {(names.QUOTA_LEDGERS.kind, name, "t") for name in ("a", "b", "gone")}
 
 
 @pytest.mark.parametrize("answer", [b"{", b"[]", b'{"resources": [{}]}', b'{"resources": null}'])

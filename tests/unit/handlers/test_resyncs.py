@@ -1,6 +1,7 @@
 """The periodic loop: one part's failure stops no other."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,6 +38,10 @@ class World:
         )
         self.registry = CollectorRegistry()
         self.loop = resyncs.Resyncs(self.ctx, modules, metrics.ProcessMetrics(self.registry))
+
+    async def pages(self, resource: names.Resource, **_: Any) -> AsyncIterator[list[dict[str, Any]]]:
+        for found in (await self.list(resource))[0]:
+            yield [found]
 
     async def list(self, resource: names.Resource, **_: Any) -> tuple[list[dict[str, Any]], str]:
         if resource.kind in self.broken:

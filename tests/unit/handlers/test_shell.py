@@ -41,3 +41,11 @@ async def test_every_kind_has_one_handler_that_only_passes_the_event_on() -> Non
         on_event: Any = handler.fn
         await on_event(event={"type": None, "object": {"a": 1}}, body={}, logger=None)
     assert len({plural for plural, _, _ in taken}) == len(shell.WATCHED) - 1  # two are called jobs
+
+
+def test_the_watched_paths_are_those_that_requests_have_behind_a_proxy() -> None:
+    direct = shell.watched_paths("https://10.0.0.1:443")
+    assert "/apis/batch/v1/jobs" in direct
+    assert shell.watched_paths("https://rancher/k8s/clusters/c-1/") == [
+        f"/k8s/clusters/c-1{path}" for path in direct
+    ]
