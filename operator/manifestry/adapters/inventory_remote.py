@@ -1,7 +1,7 @@
 """The records of a store in a bucket."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import obstore
@@ -119,18 +119,24 @@ class RemoteRecords:
         if found.size_bytes:
             copy = obstore.copy_async(self._bucket, key, to, overwrite=True)
             await self._call("move", copy, seconds=MOVE_SECONDS)
-            await self._call("move", self._landed(to, found.size_bytes), seconds=MOVE_SECONDS)
+            await self._call("move", landed(lambda: self._meta(to), found.size_bytes), seconds=MOVE_SECONDS)
         else:  # there is nothing to copy
             await self.write(to, b"")
         await self.remove(key)
 
-    async def _landed(self, key: str, size_bytes: int) -> None:
-        """Wait for a copy that the store, as Azure may, goes on with after its answer."""
-        while (found := await self.head(key)) is None or found.size_bytes != size_bytes:  # noqa: ASYNC110
-            await asyncio.sleep(COPY_POLL_SECONDS)
-
     async def prune(self, prefix: str) -> None:
         """Do nothing: a bucket has no folders."""
+
+
+async def landed(look: Callable[[], Awaitable["ObjectMeta | None"]], size_bytes: int) -> None:
+    """Wait for a copy that the store, as Azure may, goes on with after its answer.
+
+    Args:
+        look: reads what is known of the copy; None while there is nothing.
+        size_bytes: how long it will be.
+    """
+    while (found := await look()) is None or found["size"] != size_bytes:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(COPY_POLL_SECONDS)
 
 
 async def _next(pages: Any) -> "list[ObjectMeta] | None":

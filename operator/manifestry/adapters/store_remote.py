@@ -7,6 +7,7 @@ bytes, so the loser has won too.
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import itertools
 import re
@@ -47,7 +48,6 @@ WINDOW_BYTES: Final = 2 << 20
 # A download holds the window with the consumer and the one fetched ahead: 2 x 2 = 4 MiB.
 DOWNLOAD_BOUND_BYTES: Final = 2 * WINDOW_BYTES
 COPY_MAX_BYTES: Final = 5 << 30  # S3's CopyObject and UploadPartCopy end here
-COPY_POLL_SECONDS: Final = 0.1
 COPY_BYTES_PER_SECOND: Final = 32 << 20  # a copy may take this long above the timeout: 5 GiB in 160 s
 # An old blob that is published again is copied again, so that a collector's grace period starts anew.
 REFRESH_AFTER: Final = timedelta(hours=1)
@@ -235,13 +235,9 @@ class RemoteStore:
         spare = blobkeys.upload(str(uuid.uuid4()))
         for source, target in ((key, spare), (spare, key)):
             await self._copy(source, target, size_bytes, overwrite=True)
-            await self._call("publish", self._landed(target, size_bytes), seconds=self._patience(size_bytes))
+            copied = inventory_remote.landed(functools.partial(self._meta, "publish", target), size_bytes)
+            await self._call("publish", copied, seconds=self._patience(size_bytes))
         await self._remove("publish", spare)
-
-    async def _landed(self, key: str, size_bytes: int) -> None:
-        """Wait for a copy that the store, as Azure may, goes on with after its answer."""
-        while (found := await self._meta("publish", key)) is None or found["size"] != size_bytes:  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(COPY_POLL_SECONDS)
 
     def _patience(self, size_bytes: int) -> float:
         return self._timeout_seconds + size_bytes / COPY_BYTES_PER_SECOND
