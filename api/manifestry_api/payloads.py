@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from manifestry.adapters import reservations
+from manifestry.adapters import reservations, store
 from manifestry.core import digests, errors
-from manifestry_api import uploads
+from manifestry_api import intakes, uploads
 
 
 class Payload:
@@ -48,11 +48,12 @@ class Payload:
         if self._stated is not None and not digests.equal(self._stated, found):
             raise uploads.mismatch(f"the piece's digest must be {self._stated}, it is {found}")
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[store.Chunk]:
         """Return the body's chunks."""
         return self._chunks()
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
+    async def _chunks(self) -> AsyncIterator[store.Chunk]:
+        intakes.want(self._request.scope)
         try:
             async for chunk in self._request.stream():
                 self._charged += len(chunk)

@@ -9,6 +9,7 @@ References: uvicorn 0.54 protocols/http/httptools_impl.py; kopf-and-clients.md s
 """
 
 import asyncio
+import functools
 from typing import Any
 
 import httptools
@@ -17,13 +18,14 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from manifestry.core import errors
-from manifestry_api import heads, stalls, zerocopy
+from manifestry_api import heads, intakes, stalls, zerocopy
 
 HEAD_SECONDS = 10.0
 UNREAD_SECONDS = 30.0  # how long a client may go on with a body after its answer; nginx lingers as long
 PIECE_BYTES = 256 << 10  # asyncio's own
-# An upload is read in larger pieces: each costs 100 us on its way to the store, beside its bytes.
-UPLOAD_PIECE_BYTES = 1 << 20
+# A chunked upload is read in larger pieces: each costs 100 us on its way to the store, beside its bytes.
+CHUNKED_PIECE_BYTES = 1 << 20
+INTAKE_BYTES = 128 << 10  # what is still to come of a shorter body is not worth the buffers
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -39,6 +41,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._files: zerocopy.Connection | None = None
         self._watch: stalls.Watch | None = None
+        self._intake: intakes.Intake | None = None
+        self._left_bytes = 0  # of a body of known length, for the parser
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request's head from now on."""
@@ -84,14 +88,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_head, self._is_in_body = False, True
         if self._files is not None:
             self._files.offer(self.cycle, self.flow)
-        length = self._body_length()
-        if length:
+        length = self._left_bytes = self._body_length()
+        if length != 0:
             self.cycle.receive = self._receiver(self.cycle)  # type: ignore[method-assign]
-        self._read_in_pieces_of(UPLOAD_PIECE_BYTES if length > PIECE_BYTES else PIECE_BYTES)
+        if length > INTAKE_BYTES:
+            intakes.offer(self.cycle)
+        self._read_in_pieces_of(CHUNKED_PIECE_BYTES if length < 0 else PIECE_BYTES)
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body, the first one as it is: uvicorn copies each byte twice on its way."""
         cycle = self.cycle
+        self._left_bytes -= len(body)
         if cycle.body or cycle.response_complete:
             if isinstance(cycle.body, bytes):
                 cycle.body = bytearray(cycle.body)  # many small pieces are appended in place
@@ -114,6 +121,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._watch is not None and self.transport.get_write_buffer_size():
             self._watch.start()
+        if self._intake is not None:
+            self._intake.discard()
         if self._is_in_body and self.cycle.response_complete:
             self._arm(UNREAD_SECONDS)
 
@@ -158,8 +167,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _receiver(self, cycle: Any) -> Any:
         plain = cycle.receive
+        intake: intakes.Intake | None = None
 
         async def receive() -> Any:
+            nonlocal intake
+            if intake is None and self._may_take_in(cycle):
+                intake = self._take_in(cycle)
+            if intake is not None and (piece := await intake.receive()) is not None:
+                return piece
             message = await plain()
             if message.get("more_body") and self._is_refused and self.cycle is cycle:
                 raise HTTPException(400, "the body must be framed as HTTP/1.1 has it")
@@ -167,13 +182,46 @@ class BoundedProtocol(HttpToolsProtocol):
 
         return receive
 
+    def _may_take_in(self, cycle: Any) -> bool:
+        return (
+            self.cycle is cycle
+            and self._is_in_body
+            and not (self._is_refused or cycle.disconnected or cycle.response_complete)
+            and self._left_bytes > INTAKE_BYTES
+            and len(cycle.body) <= intakes.PIECE_BYTES
+            and intakes.is_wanted(cycle.scope)
+        )
+
+    def _take_in(self, cycle: Any) -> intakes.Intake:
+        """Let the rest of the body go past the parser, into buffers."""
+        if cycle.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            cycle.waiting_for_100_continue = False
+        first, cycle.body = cycle.body, bytearray()
+        cycle.message_event.clear()
+        taken_in = functools.partial(self._taken_in, cycle)
+        self._intake = intakes.Intake(self, self.flow, first, self._left_bytes, taken_in)
+        self.transport.set_protocol(self._intake)
+        self._intake.start()
+        return self._intake
+
+    def _taken_in(self, cycle: Any) -> None:
+        """Go on with the next request: the parser has not seen the end of this one, so it is a new one."""
+        self._intake, self._left_bytes = None, 0
+        self.transport.set_protocol(self)
+        self.parser = httptools.HttpRequestParser(self)
+        self._is_in_body = cycle.more_body = False
+        if cycle.response_complete:
+            self._disarm()
+            self._keep_alive()
+
     def _body_length(self) -> int:
-        """Return how long a body may be that follows; one of unknown length is a long one."""
+        """Return how long the body is that follows; -1 when nobody knows."""
         for name, value in self.headers:
             if name == b"content-length":
                 return int(value) if value.isdigit() else 0
             if name == b"transfer-encoding":
-                return PIECE_BYTES + 1
+                return -1
         return 0
 
     def _read_in_pieces_of(self, count_bytes: int) -> None:

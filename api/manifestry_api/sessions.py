@@ -296,7 +296,7 @@ async def _take(
     chunks = aiter(body)
     is_held = body.is_promised and wanted.count is not None and wanted.count <= VERIFIED_MAX_BYTES
     if is_held:
-        chunks = _again(b"".join([chunk async for chunk in body]))
+        chunks = _again(b"".join([bytes(chunk) async for chunk in body]))
         body.check()
     try:
         end = await ports.sessions.append(found.session, wanted.offset, chunks, limit_bytes=limit_bytes)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from manifestry.adapters import cluster, reservations, store
 from manifestry.core import artifacts, digests, errors, etags, filelists, requests
-from manifestry_api import answers, bodies, deps, fields, lookups, representations, waiting
+from manifestry_api import answers, bodies, deps, fields, intakes, lookups, representations, waiting
 
 RECORD_ATTEMPTS = 5
 
@@ -182,7 +182,8 @@ def stated_digests(
         raise errors.Problem(errors.BAD_REQUEST, str(error)) from None
 
 
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
+async def _chunks(request: Request) -> AsyncIterator[store.Chunk]:
+    intakes.want(request.scope)
     try:
         async for chunk in request.stream():
             yield chunk
@@ -190,7 +191,7 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
         raise errors.Problem(errors.BAD_REQUEST, "the client left before the last byte") from None
 
 
-async def _charged(chunks: AsyncIterator[bytes], hold: reservations.Hold) -> AsyncIterator[bytes]:
+async def _charged(chunks: AsyncIterator[store.Chunk], hold: reservations.Hold) -> AsyncIterator[store.Chunk]:
     total_bytes = 0
     async for chunk in chunks:
         total_bytes += len(chunk)
@@ -198,7 +199,7 @@ async def _charged(chunks: AsyncIterator[bytes], hold: reservations.Hold) -> Asy
         yield chunk
 
 
-async def _hash(chunks: AsyncIterator[bytes]) -> str:
+async def _hash(chunks: AsyncIterator[store.Chunk]) -> str:
     digest = hashlib.sha256()
     async for chunk in chunks:
         digest.update(chunk)
@@ -213,7 +214,7 @@ def _same(artifact: lookups.Object, recorded: str, digest: str) -> lookups.Objec
     return artifact
 
 
-async def _stage(ports: deps.Ports, chunks: AsyncIterator[bytes], promise: Promise) -> store.Staged:
+async def _stage(ports: deps.Ports, chunks: AsyncIterator[store.Chunk], promise: Promise) -> store.Staged:
     staged = await ports.store.stage(chunks, limit_bytes=promise.limit_bytes)
     try:
         verify(staged, promise)
@@ -256,7 +257,7 @@ async def _repair(
     ports: deps.Ports,
     caller: deps.Caller,
     artifact: lookups.Object,
-    chunks: AsyncIterator[bytes],
+    chunks: AsyncIterator[store.Chunk],
     promise: Promise,
 ) -> lookups.Object:
     """Store the same bytes once more, after they were found damaged or missing; they are charged already."""

@@ -17,6 +17,7 @@ from typing import Final
 
 from manifestry.adapters import store_files
 from manifestry.adapters.sessions_port import OffsetError, SessionNotFoundError
+from manifestry.adapters.store_port import Chunk
 from manifestry.core import blobkeys, uploads
 
 RECORD: Final = ".json"
@@ -55,7 +56,7 @@ class Parts:
                 raise SessionNotFoundError("the upload is gone") from None
             return os.fstat(self._fd).st_size
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: Chunk) -> None:
         """Write at the end, if `offset` is the end and the session is not sealed.
 
         Raises:

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Final, ParamSpec, TypeVar
 
-from manifestry.adapters import session_files, sessions_port, store_files, store_local
+from manifestry.adapters import session_files, sessions_port, store_files, store_local, store_port
 from manifestry.adapters.sessions_port import SessionLimitError, SessionNotFoundError
-from manifestry.adapters.store_port import BATCH_BYTES, Staged, StoreError
+from manifestry.adapters.store_port import BATCH_BYTES, Chunk, Staged, StoreError
 from manifestry.core import digests, uploads
 
 # An append holds the chunks of the piece being filled, and their join while it is written: 2 x 1 MiB.
@@ -50,13 +50,13 @@ class LocalSessions:
         return await self._run("head", session_files.head, self._root, session_id)
 
     async def append(
-        self, session: uploads.Session, offset: int, chunks: AsyncIterator[bytes], *, limit_bytes: int
+        self, session: uploads.Session, offset: int, chunks: AsyncIterator[Chunk], *, limit_bytes: int
     ) -> int:
         """Store more bytes at the end, and return the new end once they are durable."""
         parts, is_open = session_files.Parts(self._root, session.session_id), False
         try:
-            async for data in sessions_port.pieces(
-                chunks, piece_bytes=self.piece_bytes, limit_bytes=limit_bytes
+            async for data in store_port.batches(
+                chunks, batch_bytes=self.piece_bytes, limit_bytes=limit_bytes
             ):
                 if not is_open:  # nothing is opened for nothing: the bytes may be published
                     await self._run("append", parts.open)

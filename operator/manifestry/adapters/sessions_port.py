@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
 from typing import ClassVar, Final, Protocol
 
-from manifestry.adapters.store_port import Staged, StoreError, TooLargeError
+from manifestry.adapters.store_port import Chunk, Staged, StoreError
 from manifestry.core import errors, uploads
 
 CHUNK_BYTES: Final = 64 << 10  # how large the pieces of a request's body are, at most
@@ -65,7 +65,7 @@ class Sessions(Protocol):
         ...
 
     async def append(
-        self, session: uploads.Session, offset: int, chunks: AsyncIterator[bytes], *, limit_bytes: int
+        self, session: uploads.Session, offset: int, chunks: AsyncIterator[Chunk], *, limit_bytes: int
     ) -> int:
         """Store more bytes at the end, and return the new end once they are durable.
 
@@ -111,24 +111,3 @@ class Sessions(Protocol):
     async def close(self) -> None:
         """Release threads and descriptors."""
         ...
-
-
-async def pieces(chunks: AsyncIterator[bytes], *, piece_bytes: int, limit_bytes: int) -> AsyncIterator[bytes]:
-    """Yield the stream in pieces of `piece_bytes` to twice a chunk more; none is empty.
-
-    Raises:
-        TooLargeError: more than `limit_bytes` came; the whole pieces before that were yielded.
-    """
-    held: list[bytes] = []
-    held_bytes = total = 0
-    async for chunk in chunks:
-        total += len(chunk)
-        if total > limit_bytes:
-            raise TooLargeError(f"the bytes must not be more than {limit_bytes}")
-        held.append(chunk)
-        held_bytes += len(chunk)
-        if held_bytes >= piece_bytes:
-            yield b"".join(held)
-            held, held_bytes = [], 0
-    if held_bytes:
-        yield b"".join(held)

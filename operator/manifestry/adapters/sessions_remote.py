@@ -92,7 +92,12 @@ class RemoteSessions:
         return uploads.State(session, offset, found.touched, seal, len(pieces))
 
     async def append(
-        self, session: uploads.Session, offset: int, chunks: AsyncIterator[bytes], *, limit_bytes: int
+        self,
+        session: uploads.Session,
+        offset: int,
+        chunks: AsyncIterator[store_port.Chunk],
+        *,
+        limit_bytes: int,
     ) -> int:
         """Store more bytes at the end, and return the new end once they are durable.
 
@@ -100,11 +105,11 @@ class RemoteSessions:
         has moved it since makes `_create` fail, which is the compare-and-swap.
         """
         is_checked = False
-        async for data in sessions_port.pieces(chunks, piece_bytes=self.piece_bytes, limit_bytes=limit_bytes):
+        async for data in store_port.batches(chunks, batch_bytes=self.piece_bytes, limit_bytes=limit_bytes):
             if not is_checked:
                 await self._check_end(session, offset)
                 is_checked = True
-            if not await self._create(uploads.piece(session.session_id, offset), data):
+            if not await self._create(uploads.piece(session.session_id, offset), bytes(data)):
                 raise OffsetError("the stored bytes do not end there")
             offset += len(data)
         return offset

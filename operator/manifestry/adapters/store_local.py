@@ -63,7 +63,7 @@ class LocalStore:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
         self._opener = store_payloads.Opener(root, self._run)
 
-    async def stage(self, chunks: AsyncIterator[bytes], *, limit_bytes: int) -> Staged:
+    async def stage(self, chunks: AsyncIterator[store_port.Chunk], *, limit_bytes: int) -> Staged:
         """Store and hash a stream where nobody sees it."""
         writer = store_files.StagingFile(self._root, str(uuid.uuid4()))
         try:

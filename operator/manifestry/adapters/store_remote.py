@@ -81,14 +81,14 @@ class RemoteStore:
         self._timeout_seconds = timeout_seconds
         self._refresh_after = refresh_after
 
-    async def stage(self, chunks: AsyncIterator[bytes], *, limit_bytes: int) -> Staged:
+    async def stage(self, chunks: AsyncIterator[store_port.Chunk], *, limit_bytes: int) -> Staged:
         """Store and hash a stream where nobody sees it; a failure aborts the multipart upload."""
         upload_id, sha256, size_bytes = str(uuid.uuid4()), hashlib.sha256(), 0
         limit_bytes = min(limit_bytes, COPY_MAX_BYTES)
         async with self._writer(blobkeys.upload(upload_id)) as writer:
             async for batch in store_port.batches(chunks, limit_bytes=limit_bytes):
                 await asyncio.to_thread(sha256.update, batch)
-                await self._write("stage", writer.write(batch))
+                await self._write("stage", writer.write(bytes(batch)))  # it keeps what it is given
                 size_bytes += len(batch)
         return Staged(upload_id, f"{digests.ALGORITHM}:{sha256.hexdigest()}", size_bytes)
 
