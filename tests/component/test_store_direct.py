@@ -111,7 +111,7 @@ async def test_a_file_system_without_it_is_written_as_ever(
             raise OSError(errno.EINVAL, "Invalid argument")
         return 0
 
-    monkeypatch.setattr(store_files.fcntl, "fcntl", refuse)
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
     path = await stored(store, in_pages(DATA))
     assert path.read_bytes() == DATA
     assert len(asked) == 1, "one no is enough"

@@ -12,7 +12,7 @@ from typing import ClassVar, Final, Protocol
 from manifestry.adapters.store_port import Chunk, Staged, StoreError
 from manifestry.core import errors, uploads
 
-CHUNK_BYTES: Final = 64 << 10  # how large the pieces of a request's body are, at most
+CHUNK_BYTES: Final = 1 << 20  # how large the pieces of a request's body are, at most
 
 
 class SessionNotFoundError(StoreError):
