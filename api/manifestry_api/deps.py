@@ -26,7 +26,7 @@ from starlette.responses import Response
 from manifestry import settings
 from manifestry.adapters import cluster, ledgers, reservations, sessions, store, watches
 from manifestry.core import access, errors
-from manifestry_api import audits, contexts, telemetry, tenants
+from manifestry_api import audits, contexts, limits, telemetry, tenants
 
 Clock = Callable[[], datetime]
 
@@ -97,6 +97,7 @@ class Ports:
     ledgers: ledgers.Ledgers
     settings: settings.ApiSettings
     tenants: tenants.TenantIndex
+    quotas: limits.QuotaIndex
     gate: Gate
     audit: audits.AuditSink
     instruments: telemetry.Telemetry

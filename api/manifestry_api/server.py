@@ -28,11 +28,13 @@ from manifestry_api import (
     gates,
     identity,
     keysets,
+    limits,
     probes,
     protocols,
     telemetry,
     tenants,
     tokens,
+    webhook_paths,
     webhook_tls,
 )
 from manifestry_api.routes import admission
@@ -74,6 +76,28 @@ class Server(uvicorn.Server):
         yield
 
 
+@dataclass(frozen=True)
+class Webhook:
+    """What the webhook cannot be served without, both from Secrets."""
+
+    certificate: webhook_tls.CertificateLoader
+    paths: webhook_paths.PathLoader
+
+    @classmethod
+    def of(cls, ports: deps.Ports) -> "Webhook":
+        """Return both, empty until `run` of each."""
+        client, settings, namespace = ports.client, ports.settings, ports.namespace
+        return cls(
+            webhook_tls.CertificateLoader(client, settings.webhook_secret, namespace),
+            webhook_paths.PathLoader(client, settings.webhook_path_secret, namespace),
+        )
+
+    @property
+    def reason(self) -> str:
+        """Return why the webhook cannot be served well, empty when it can."""
+        return self.certificate.reason or self.paths.reason
+
+
 @contextlib.asynccontextmanager
 async def open_ports(config: Config) -> AsyncIterator[deps.Ports]:
     """Yield the ports, connected; close them at the end."""
@@ -106,6 +130,7 @@ def make_ports(
     watched = caches.build(client)
     index = tenants.TenantIndex(watched.namespaces)
     grants = tenants.GrantIndex(watched.role_bindings)
+    found = limits.QuotaIndex(watched.tenant_quotas)
     return deps.Ports(
         client=client,
         store=opened[0],
@@ -114,10 +139,11 @@ def make_ports(
         ledgers=ledgers.Ledgers(client, lambda namespace, name: _seen(watched, namespace, name)),
         reservations=reservations.Reservations(
             storagebooks.StorageBooks(client, lambda namespace, name: _seen(watched, namespace, name)),
-            lambda tenant: storagequotas.limits_for(tenant, watched.tenant_quotas.items.values()),
+            lambda tenant: storagequotas.limits_for(tenant, found.governing(tenant)),
         ),
         settings=config.api,
         tenants=index,
+        quotas=found,
         gate=gates.Gatekeeper(identity.Pipeline(authenticators(config.api, client)), index, grants),
         audit=audits.LineSink(),
         instruments=instruments,
@@ -155,10 +181,10 @@ async def serve(config: Config) -> None:
         fronts = [_serve(_api_config(config.api, api), ports.shutdown)]
         endless = [health.run(), *(cache.run() for _, cache in caches.each(ports.caches))]
         if config.api.webhook_enabled:
-            loader = webhook_tls.CertificateLoader(ports.client, config.api.webhook_secret, ports.namespace)
-            health.certificate = loader
-            endless.append(loader.run())
-            fronts.append(_serve_webhook(config.api, loader, ports))
+            webhook = Webhook.of(ports)
+            health.certificate = webhook
+            endless += [webhook.certificate.run(), webhook.paths.run()]
+            fronts.append(_serve_webhook(config.api, webhook, ports))
         await _run(fronts, endless)
 
 
@@ -185,19 +211,17 @@ async def _stop(server: Server, shutdown: asyncio.Event) -> None:
     server.should_exit = True
 
 
-async def _serve_webhook(
-    settings: ApiSettings, loader: webhook_tls.CertificateLoader, ports: deps.Ports
-) -> None:
+async def _serve_webhook(settings: ApiSettings, webhook: Webhook, ports: deps.Ports) -> None:
     """Listen as soon as there is a certificate; the API serves meanwhile, and /readyz says so."""
-    loaded = asyncio.create_task(loader.loaded.wait())
+    loaded = asyncio.create_task(webhook.certificate.loaded.wait())
     stopped = asyncio.create_task(ports.shutdown.wait())
     await asyncio.wait({loaded, stopped}, return_when=asyncio.FIRST_COMPLETED)
     loaded.cancel()
     stopped.cancel()
     if ports.shutdown.is_set():
         return
-    webhook = admission.create_webhook_app(ports)
-    await _serve(_webhook_config(settings, webhook, loader.context), ports.shutdown)
+    application = admission.create_webhook_app(ports, webhook.paths)
+    await _serve(_webhook_config(settings, application, webhook.certificate.context), ports.shutdown)
 
 
 def _api_config(settings: ApiSettings, application: ASGIApp) -> uvicorn.Config:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifestry.adapters import cluster
-from manifestry.core import errors, jobtypes, names, parameters, positions, quotas, requests
+from manifestry.core import errors, jobtypes, names, parameters, positions, requests
 from manifestry_api import bodies, deps, lookups, refusals
 
 KEY_MAX_LENGTH = 255
@@ -110,7 +110,7 @@ async def rehearse(ports: deps.Ports, caller: deps.Caller, submission: Submissio
 
 def _usage(ports: deps.Ports, caller: deps.Caller, submission: Submission) -> dict[str, Any]:
     job_type = submission.job_type
-    limits = quotas.limits_for(caller.tenant, job_type, ports.caches.tenant_quotas.items.values())
+    limits = ports.quotas.table.limits(caller.tenant, job_type)
     ledger = ports.ledgers.snapshot(caller.namespace, job_type)
     return positions.usage(caller.tenant, job_type, ledger, limits)
 

@@ -16,10 +16,9 @@ from typing import Any
 
 from cryptography import x509
 
-from manifestry.adapters import cluster, retries
-from manifestry.core import names
+from manifestry.adapters import cluster
+from manifestry_api import secretwatches
 
-POLL_SECONDS = 1.0  # while there is no Secret yet, the first start of an installation waits for it
 logger = logging.getLogger(__name__)
 
 
@@ -63,10 +62,8 @@ class CertificateLoader:
     """
 
     def __init__(self, client: cluster.KubeClient, name: str, namespace: str) -> None:
-        self._client = client
         self._name = name
-        self._namespace = namespace
-        self._backoff = retries.Backoff(base_seconds=POLL_SECONDS, cap_seconds=15.0)
+        self._watch = secretwatches.SecretWatch(client, name, namespace, take=self.take, report=self._fail)
         self._expires: datetime | None = None
         self._failure = "there is no certificate yet"
         self.context = new_context()
@@ -81,28 +78,7 @@ class CertificateLoader:
 
     async def run(self) -> None:
         """Follow the Secret for ever."""
-        failures = 0
-        while True:
-            try:
-                await self._follow()
-                failures = 0
-            except cluster.ApiError as error:
-                failures += 1
-                if not self.loaded.is_set():
-                    self._failure = f"Secret {self._name}: {error.status} {error.reason}"
-                await asyncio.sleep(self._backoff.delay(min(failures, 5)))
-
-    async def _follow(self) -> None:
-        selector = f"metadata.name={self._name}"
-        secrets, version = await self._client.list(names.SECRETS, self._namespace, field_selector=selector)
-        for secret in secrets:
-            self.take(secret)
-        events = self._client.watch(
-            names.SECRETS, self._namespace, resource_version=version, field_selector=selector
-        )
-        async for event in events:
-            if event.type in {"ADDED", "MODIFIED"}:
-                self.take(event.object)
+        await self._watch.run()
 
     def take(self, secret: Mapping[str, Any]) -> None:
         """Take up a Secret's pair; a bad one leaves the pair that is in use."""
@@ -117,6 +93,10 @@ class CertificateLoader:
         self._failure = ""
         self.loaded.set()
         logger.info("webhook certificate loaded", extra={"expires": self._expires.isoformat()})
+
+    def _fail(self, reason: str) -> None:
+        if not self.loaded.is_set():
+            self._failure = reason
 
 
 def _decoded(secret: Mapping[str, Any], part: str) -> bytes:

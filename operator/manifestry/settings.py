@@ -94,8 +94,10 @@ class OperatorSettings(_Section):
     leader_election: bool = True
     identity: str = ""
     webhook_secret: str = "manifestry-webhook-tls"  # noqa: S105 - a Secret's name
+    webhook_path_secret: str = "manifestry-webhook-path"  # noqa: S105 - a Secret's name
     webhook_service: str = "manifestry-api"
     webhook_configuration: str = "manifestry"
+    webhook_enabled: bool = True
     webhook_certificates: bool = True
     webhook_certificate_days: int = Field(default=90, ge=1, le=3650)
     fetch_enabled: bool = True
@@ -106,7 +108,9 @@ class OperatorSettings(_Section):
     fetch_concurrency: int = Field(default=8, ge=1, le=256)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("lease_name", "webhook_secret", "webhook_service", "webhook_configuration")
+    @field_validator(
+        "lease_name", "webhook_secret", "webhook_path_secret", "webhook_service", "webhook_configuration"
+    )
     @classmethod
     def _names(cls, value: str) -> str:
         return _dns_name(value)
@@ -126,6 +130,7 @@ class ApiSettings(_Section):
     webhook_port: int = Field(default=9443, ge=0, le=65535)
     webhook_enabled: bool = True
     webhook_secret: str = "manifestry-webhook-tls"  # noqa: S105 - a Secret's name
+    webhook_path_secret: str = "manifestry-webhook-path"  # noqa: S105 - a Secret's name
     jwt_audience: str = "manifestry"
     jwt_leeway_seconds: int = Field(default=30, ge=0, le=300)
     kubernetes_issuer: bool = True
@@ -142,7 +147,7 @@ class ApiSettings(_Section):
     slow_call_seconds: float = Field(default=1.0, gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("lease_name", "webhook_secret", "webhook_configuration")
+    @field_validator("lease_name", "webhook_secret", "webhook_path_secret", "webhook_configuration")
     @classmethod
     def _names(cls, value: str) -> str:
         return _dns_name(value)

@@ -165,7 +165,35 @@ def test_the_webhook_concerns_only_the_creation_of_our_jobs() -> None:
     )
     assert entry["sideEffects"] == "NoneOnDryRun"
     assert "caBundle" not in entry["clientConfig"]
+    assert "path" not in entry["clientConfig"]["service"]
     assert not [o for o in objects("--set", "webhook.enabled=false") if "Webhook" in o["kind"]]
+
+
+@pytest.mark.parametrize("managed", ["true", "false"])
+def test_the_webhooks_path_is_in_a_secret_that_operator_and_facade_may_read(managed: str) -> None:
+    found = objects("--set", f"webhook.certificates.managed={managed}", "--set", "fullnameOverride=mine")
+    pods = [each["spec"] for each in found if each["kind"] == "Deployment"]
+    for env in map(environment, pods):
+        assert env["MANIFESTRY_WEBHOOK_PATH_SECRET"] == "mine-webhook-path"
+        assert env["MANIFESTRY_WEBHOOK_ENABLED"] == "true"
+    assert len(pods) == 2
+    rules = [
+        (each["metadata"]["name"], rule["verbs"])
+        for each in found
+        if each["kind"] == "Role"
+        for rule in each["rules"]
+        if "mine-webhook-path" in rule.get("resourceNames", ())
+    ]
+    assert rules == [
+        ("mine-controller", ["get", "update", "patch"]),
+        ("mine-facade", ["get", "list", "watch"]),
+    ]
+
+
+def test_without_the_webhook_neither_component_cares_for_it() -> None:
+    for each in objects("--set", "webhook.enabled=false"):
+        if each["kind"] == "Deployment":
+            assert environment(each["spec"])["MANIFESTRY_WEBHOOK_ENABLED"] == "false"
 
 
 EXAMPLES = re.findall(

@@ -2,25 +2,28 @@
 
 import base64
 import os
+import secrets
 import socket
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
+from manifestry.core import webhookpaths
 from tests.controlplane import grants, ports
 from tests.controlplane.apirequests import ApiFailure
 from tests.controlplane.certificates import Authority
 from tests.controlplane.children import Child, Program
 from tests.controlplane.clusterapi import ClusterApi, poll_until
 from tests.controlplane.controlplane import ControlPlane, probe
-from tests.controlplane.webhooks import ADMISSION_PATH
 
 OPERATOR_USER = "manifestry-operator"
 API_USER = "manifestry-api"
 SYSTEM_NAMESPACE = "manifestry-system"
 WEBHOOK_SECRET = "manifestry-webhook-tls"
+WEBHOOK_PATH_SECRET = "manifestry-webhook-path"
 LEASES = "coordination.k8s.io/v1/leases"
 LEASE = "manifestry-operator"
 # Whether an operator holds the lease is not the facade's own readiness.
@@ -75,7 +78,7 @@ class FacadeProcess(Child):
 def operator(cp: ControlPlane, setup: Setup) -> OperatorProcess:
     """Return an operator that is not started yet.
 
-    It neither makes nor rotates webhook certificates here: `webhook_certificate` does.
+    It neither makes nor rotates the webhook's certificate and path here: the harness does.
     """
     kubeconfig = _kubeconfig(cp, setup, OPERATOR_USER)
     port = ports.free_port()
@@ -85,7 +88,7 @@ def operator(cp: ControlPlane, setup: Setup) -> OperatorProcess:
         "MANIFESTRY_HEALTH_HOST": "127.0.0.1",
         "MANIFESTRY_HEALTH_PORT": str(port),
         "MANIFESTRY_IDENTITY": name,
-        "MANIFESTRY_WEBHOOK_CERTIFICATES": "false",
+        "MANIFESTRY_WEBHOOK_ENABLED": "false",
         **setup.env,
     }
     url = f"http://127.0.0.1:{port}"
@@ -95,10 +98,10 @@ def operator(cp: ControlPlane, setup: Setup) -> OperatorProcess:
 
 
 def facade(cp: ControlPlane, setup: Setup) -> FacadeProcess:
-    """Return a facade that is not started yet, its webhook certificate in place."""
+    """Return a facade that is not started yet, its webhook's certificate and path in place."""
     kubeconfig = _kubeconfig(cp, setup, API_USER)
-    ca_pem = webhook_certificate(cp)
-    port, webhook_port = ports.free_port(), ports.free_port()
+    ca_pem, path = webhook_certificate(cp), webhook_path(cp)
+    port, webhook_port = ports.free_port(), int(setup.env.get("MANIFESTRY_WEBHOOK_PORT") or ports.free_port())
     name = f"facade-{uuid.uuid4().hex[:6]}"
     env = {
         **_common(setup, kubeconfig),
@@ -117,7 +120,7 @@ def facade(cp: ControlPlane, setup: Setup) -> FacadeProcess:
         _program(name, "manifestry_api", env, setup, is_ready),
         setup.folder / f"{name}.log",
         base_url=url,
-        webhook_url=f"https://127.0.0.1:{webhook_port}{ADMISSION_PATH}",
+        webhook_url=f"https://127.0.0.1:{webhook_port}{path}",
         webhook_ca_pem=ca_pem,
         kubeconfig=kubeconfig,
     )
@@ -158,6 +161,17 @@ def webhook_certificate(cp: ClusterApi) -> bytes:
     body = {"metadata": {"name": WEBHOOK_SECRET}, "type": "kubernetes.io/tls", "data": data}
     cp.create("v1/secrets", body, SYSTEM_NAMESPACE)
     return authority.certificate_pem
+
+
+def webhook_path(cp: ClusterApi) -> str:
+    """Return the secret path of every facade here, in the Secret where they look for it."""
+    found = cp.find("v1/secrets", WEBHOOK_PATH_SECRET, SYSTEM_NAMESPACE)
+    if found is not None:
+        return webhookpaths.path(webhookpaths.accepted(found)[0])
+    tokens = webhookpaths.renew(None, secrets.token_hex(webhookpaths.TOKEN_BYTES), datetime.now(UTC))
+    body = {"metadata": {"name": WEBHOOK_PATH_SECRET}, "data": webhookpaths.render(tokens)}
+    cp.create("v1/secrets", body, SYSTEM_NAMESPACE)
+    return webhookpaths.path(tokens.current)
 
 
 def _kubeconfig(cp: ControlPlane, setup: Setup, user: str) -> Path:

@@ -5,7 +5,6 @@ import base64
 from tests.controlplane.clusterapi import ClusterApi, Object
 
 CONFIGURATIONS = "admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
-ADMISSION_PATH = "/admission/jobs"
 
 
 def configuration(url: str, ca_pem: bytes, *, name: str, failure_policy: str, timeout_seconds: int) -> Object:
@@ -50,7 +49,7 @@ def register_webhook(
     The API server takes up a change a moment later: to rely on it, try a dry run until it is there.
 
     Args:
-        url: https://127.0.0.1:<port>/admission/jobs
+        url: a facade's `webhook_url`, its secret path included.
         ca_pem: the authority of the certificate served there.
     """
     cp.apply(

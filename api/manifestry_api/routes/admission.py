@@ -1,7 +1,7 @@
 """The admission webhook for Job CREATE: gather, decide in the core, reserve in the ledger, answer in time.
 
-It is served on its own port over TLS, to the API server only. The API server waits 5 s (the chart's
-`timeoutSeconds`) and then fails the create; every path here ends before.
+It is served on its own port over TLS, to the API server only: nobody else knows the path (`webhook_paths`).
+The API server waits 5 s (the chart's `timeoutSeconds`), then fails the create; every way here ends before.
 
 References: https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/
 """
@@ -18,10 +18,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from manifestry.adapters import cluster, ledgers
-from manifestry.core import admission, audit, errors, names, quotas
-from manifestry_api import bodies, deps, heads, reviews
+from manifestry.core import admission, audit, errors, names
+from manifestry_api import bodies, deps, heads, reviews, webhook_paths
 
-PATH = "/admission/jobs"
+PATH = "/admission/jobs"  # as audit records have it; the port is called at another one
 DEADLINE_SECONDS = 4.0
 READ_SECONDS = 2.0
 AUDIT_SECONDS = 0.5
@@ -30,11 +30,15 @@ INTERNAL = admission.Decision(False, 500, "InternalError", "manifestry: the webh
 logger = logging.getLogger(__name__)
 
 
-def create_webhook_app(ports: deps.Ports) -> Starlette:
-    """Return the small application that only answers admission reviews."""
+def create_webhook_app(ports: deps.Ports, paths: webhook_paths.PathLoader) -> Starlette:
+    """Return the small application that only answers admission reviews, and only the API server's."""
+    unknown = ports.instruments.refusals.labels(errors.NOT_FOUND.code)
     app = Starlette(
         routes=[Route(PATH, review, methods=["POST"])],
-        middleware=[Middleware(heads.Refused, answer=_refusal)],
+        middleware=[
+            Middleware(heads.Refused, answer=_refusal),
+            Middleware(webhook_paths.Door, paths=paths, inside=PATH, refused=unknown.inc),
+        ],
     )
     app.state.ports = ports
     return app
@@ -112,7 +116,7 @@ async def _decide(ports: deps.Ports, asked: admission.Request) -> admission.Deci
     denial = admission.check(asked, admission.Facts(tenant, job_type, exists))
     if denial is not None or tenant is None:
         return denial or INTERNAL
-    limits = quotas.limits_for(tenant, asked.job_type, list(ports.caches.tenant_quotas.items.values()))
+    limits = ports.quotas.table.limits(tenant, asked.job_type)
     reservation = admission.reserve(asked, tenant, limits, ports.clock())
     return await ports.ledgers.transact(asked.namespace, asked.job_type, reservation)
 

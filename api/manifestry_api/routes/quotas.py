@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 from starlette.responses import Response
 
-from manifestry.core import access, names, pages, positions, quotas, storagecharges
+from manifestry.core import access, names, pages, positions, storagecharges
 from manifestry_api import answers, deps, listings, lookups, representations, schemas, views
 
 router = deps.api_router(tags=["quotas"])
@@ -57,7 +57,7 @@ def _require(ports: deps.Ports, caller: deps.Caller, job_type: str) -> None:
 
 
 def _row(ports: deps.Ports, caller: deps.Caller, job_type: str) -> Mapping[str, Any]:
-    limits = quotas.limits_for(caller.tenant, job_type, ports.caches.tenant_quotas.items.values())
+    limits = ports.quotas.table.limits(caller.tenant, job_type)
     ledger = ports.ledgers.snapshot(caller.namespace, job_type)
     row = positions.usage(caller.tenant, job_type, ledger, limits)
     return {**row, "links": {"self": f"/quotas/{job_type}", "queue": f"/quotas/{job_type}/queue"}}

@@ -28,6 +28,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "manifestry.webhookSecret" -}}
 {{- default (printf "%s-webhook-tls" (include "manifestry.fullname" .)) .Values.webhook.certificates.secretName -}}
 {{- end -}}
+{{- define "manifestry.webhookPathSecret" -}}
+{{- printf "%s-webhook-path" (include "manifestry.fullname" .) -}}
+{{- end -}}
 {{- define "manifestry.claim" -}}
 {{- default (printf "%s-data" (include "manifestry.fullname" .)) .Values.storage.persistence.existingClaim -}}
 {{- end -}}
@@ -76,6 +79,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ include "manifestry.fullname" . }}-operator
 - name: MANIFESTRY_WEBHOOK_SECRET
   value: {{ include "manifestry.webhookSecret" . }}
+- name: MANIFESTRY_WEBHOOK_PATH_SECRET
+  value: {{ include "manifestry.webhookPathSecret" . }}
+- name: MANIFESTRY_WEBHOOK_ENABLED
+  value: {{ .Values.webhook.enabled | quote }}
 - name: MANIFESTRY_WEBHOOK_CONFIGURATION
   value: {{ include "manifestry.fullname" . }}
 {{- end -}}

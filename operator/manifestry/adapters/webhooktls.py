@@ -1,23 +1,25 @@
-"""Keep the webhook's Secret fresh and its CA known to the API server."""
+"""Keep the webhook's Secrets fresh, and its CA and its path known to the API server."""
 
 import base64
 import binascii
 import logging
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from manifestry import settings as configuration
-from manifestry.adapters import apierrors, certificates, cluster
+from manifestry.adapters import apierrors, certificates, cluster, webhookpaths
 from manifestry.adapters import clock as clocks
 from manifestry.core import names
+from manifestry.core import webhookpaths as paths
 
 _logger = logging.getLogger(__name__)
 
 PROPAGATION_SECONDS = 5.0  # until every API server has seen a new caBundle
 
 
-class WebhookCertificates:
-    """Makes and rotates the webhook's certificate; run by the leader only, but two at once do no harm.
+class WebhookKeeper:
+    """Makes and rotates the webhook's certificate and its path; run by the leader only, but two do no harm.
 
     References: https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/
     """
@@ -33,9 +35,25 @@ class WebhookCertificates:
         self._settings = operator
         self._namespace = namespace
         self._clock = clock or clocks.SystemClock()
+        self._paths = webhookpaths.PathSecret(client, operator.webhook_path_secret, namespace, self._clock)
 
     async def ensure(self) -> None:
-        """Bring the Secret and every `caBundle` up to date; without effect when they are.
+        """Bring both Secrets, every `caBundle` and every path up to date; without effect when they are.
+
+        A new path is made only after a run that found the configuration as it must be: then no API server
+        uses any but the two newest.
+        """
+        kept = await self._paths.read()
+        path = paths.path(paths.published(kept.tokens, self._clock.now()))
+        if self._settings.webhook_certificates:
+            published = await self._ensure_certificate(path)
+        else:
+            published = await self._publish({}, path)
+        if not published:
+            await self._paths.renew(kept)
+
+    async def _ensure_certificate(self, path: str) -> bool:
+        """Bring the certificate up to date; tell whether the configuration had to be changed.
 
         A new CA is published before anybody serves with it, and the old one stays in the bundle until it
         expires, so there is no moment in which calls fail. After a crash in between the next run repeats.
@@ -43,12 +61,12 @@ class WebhookCertificates:
         secret = await self._find(names.SECRETS, self._settings.webhook_secret, self._namespace)
         current = _parse(secret) if secret else None
         wanted = self._renew(current)
-        published = await self._publish(wanted.trusted)
-        if wanted == current:
-            return
-        if published and secret is not None:
-            await self._clock.sleep(PROPAGATION_SECONDS)
-        await self._write(wanted, secret)
+        published = await self._publish({"caBundle": base64.b64encode(wanted.trusted).decode()}, path)
+        if wanted != current:
+            if published and secret is not None:
+                await self._clock.sleep(PROPAGATION_SECONDS)
+            await self._write(wanted, secret)
+        return published
 
     async def resync(self, _: object) -> None:
         """Do `ensure`, in the shape of a resync."""
@@ -78,15 +96,19 @@ class WebhookCertificates:
                 _logger.warning("webhook certificate unusable", extra={"error": str(error)})
         return certificates.issue(hosts, self._clock.now(), lifetime)
 
-    async def _publish(self, trusted: bytes) -> bool:
-        """Write the CA into the configuration; tell whether that changed anything."""
+    async def _publish(self, trust: Mapping[str, str], path: str) -> bool:
+        """Write CA and path into the configuration, together; tell whether that changed anything.
+
+        Args:
+            trust: `caBundle`; empty where somebody else writes it.
+            path: at which the API server is to call.
+        """
         name = self._settings.webhook_configuration
         found = await self._find(names.VALIDATING_WEBHOOKS, name)
         if found is None:
             _logger.warning("webhook configuration missing", extra={"object": name})
             return False
-        bundle = base64.b64encode(trusted).decode()
-        hooks = [_with_bundle(hook, bundle) for hook in found.get("webhooks") or ()]
+        hooks = [_with(hook, trust, path) for hook in found.get("webhooks") or ()]
         if hooks == (found.get("webhooks") or []):
             return False
         patch = {
@@ -94,7 +116,7 @@ class WebhookCertificates:
             "webhooks": hooks,
         }
         await self._client.merge_patch(names.VALIDATING_WEBHOOKS, name, patch)
-        _logger.info("webhook authority published", extra={"object": name})
+        _logger.info("webhook configuration published", extra={"object": name})
         return True
 
     async def _find(
@@ -106,11 +128,12 @@ class WebhookCertificates:
             return None
 
 
-def _with_bundle(hook: dict[str, Any], bundle: str) -> dict[str, Any]:
+def _with(hook: dict[str, Any], trust: Mapping[str, str], path: str) -> dict[str, Any]:
     client = hook.get("clientConfig") or {}
-    if not client.get("service"):  # a URL is served by somebody else's certificate
+    service = client.get("service")
+    if not service:  # a URL is served by somebody else, with another certificate
         return hook
-    return {**hook, "clientConfig": {**client, "caBundle": bundle}}
+    return {**hook, "clientConfig": {**client, **trust, "service": {**service, "path": path}}}
 
 
 def _parse(secret: dict[str, Any]) -> certificates.Bundle | None:

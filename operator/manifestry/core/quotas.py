@@ -84,21 +84,6 @@ def _shown(limit: int | None) -> str:
     return "unlimited" if limit is None else str(limit)
 
 
-def limits_for(tenant: str, job_type: str, quotas: Iterable[Mapping[str, Any]]) -> Limits:
-    """Return the limits of one tenant for one job type.
-
-    Args:
-        tenant: the tenant's name.
-        job_type: the JobType's name.
-        quotas: TenantQuota bodies in any order.
-
-    Returns:
-        The row of `job_type`, else the row `*`, of the quota that governs the tenant; UNLIMITED without one.
-    """
-    quota = governing(tenant, quotas)
-    return _limits(_rows(quota) if quota is not None else {}, job_type)
-
-
 @dataclass(frozen=True)
 class Table:
     """All TenantQuotas arranged for the question that every decision asks; made anew when one has changed.
@@ -126,7 +111,12 @@ class Table:
         return self.by_tenant.get(tenant) or self.by_tenant.get(ANY)
 
     def limits(self, tenant: str, job_type: str) -> Limits:
-        """Return what the function `limits_for` returns."""
+        """Return the limits of one tenant for one job type.
+
+        Returns:
+            The row of `job_type`, else the row `*`, of the quota that governs the tenant; UNLIMITED without
+            one.
+        """
         quota = self.governing(tenant)
         return _limits(self.rows[_name(quota)] if quota is not None else {}, job_type)
 

@@ -234,11 +234,11 @@ class Operator:
 
     def _resync(self, ctx: registry.Context) -> vitals.Task:
         parts = dict(registry.resyncs(HANDLERS))
-        if ctx.settings.webhook_certificates:
-            keeper = webhooktls.WebhookCertificates(
+        if ctx.settings.webhook_enabled:
+            keeper = webhooktls.WebhookKeeper(
                 ctx.client, ctx.settings, ctx.cluster_settings.namespace, self._clock
             )
-            parts["webhook certificates"] = keeper.resync
+            parts["webhook"] = keeper.resync
         if self._collector is not None:
             parts["uploads"] = self._collector.resync
         loop = resyncs.Resyncs(ctx, parts, self._metrics)

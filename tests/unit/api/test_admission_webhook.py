@@ -8,6 +8,8 @@ import pytest
 
 from manifestry.adapters import cluster, ledgers
 from manifestry.core import ledgers as core_ledgers
+from manifestry.core import webhookpaths
+from manifestry_api import heads, webhook_paths
 from manifestry_api.routes import admission
 from tests.unit.api import asgi, world
 
@@ -16,6 +18,10 @@ QUOTA = {
     "metadata": {"name": "q", "creationTimestamp": "2026-01-01T00:00:00Z"},
     "spec": {"tenants": ["acme"], "jobs": [{"jobType": "render", "maxRunning": 1, "maxQueued": 0}]},
 }
+
+
+TOKEN = "0123456789abcdef" * 4
+PATH = webhookpaths.path(TOKEN)
 
 
 class Kubernetes:
@@ -59,11 +65,14 @@ class Setup:
         self.world.ports.client, self.world.ports.ledgers = self.kubernetes, self.ledgers  # type: ignore[assignment]
         self.world.mirrors["job_types"].put(JOB_TYPE)
         self.world.mirrors["tenant_quotas"].put(QUOTA)
-        self.app = admission.create_webhook_app(self.world.ports)
+        paths = webhook_paths.PathLoader(self.kubernetes, "path", "ns")  # type: ignore[arg-type]
+        tokens = webhookpaths.renew(None, TOKEN, world.NOW)
+        paths.take({"data": webhookpaths.render(tokens)})
+        self.app = admission.create_webhook_app(self.world.ports, paths)
 
     async def ask(self, body: Any = None, **request: Any) -> asgi.Answer:
         data = json.dumps(review(**request) if body is None else body).encode()
-        return await asgi.call(self.app, "POST", admission.PATH, {}, [data[:10], data[10:]])
+        return await asgi.call(self.app, "POST", PATH, {}, [data[:10], data[10:]])
 
     async def response(self, **request: Any) -> dict[str, Any]:
         answer = await self.ask(**request)
@@ -182,15 +191,58 @@ async def test_what_is_no_review_is_400(body: Any) -> None:
 
 async def test_bodies_that_are_not_json_or_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = Setup()
-    assert (await asgi.call(setup.app, "POST", admission.PATH, {}, [b"{"])).status == 400
+    assert (await asgi.call(setup.app, "POST", PATH, {}, [b"{"])).status == 400
     monkeypatch.setattr(admission, "BODY_MAX_BYTES", 10)
     assert (await setup.ask()).status == 413
 
 
 async def test_nothing_else_is_served_there() -> None:
     setup = Setup()
-    assert (await asgi.call(setup.app, "GET", admission.PATH)).status == 405
+    assert (await asgi.call(setup.app, "GET", PATH)).status == 405
     assert (await asgi.call(setup.app, "GET", "/jobs")).status == 404
+
+
+@pytest.mark.parametrize(
+    "path", [admission.PATH, "/validate", "/validate/", PATH + "/", PATH.upper(), PATH[:-1], f"//{PATH}", "/"]
+)
+async def test_a_good_review_at_another_path_is_neither_read_nor_decided(path: str) -> None:
+    setup = Setup()
+    answer = await asgi.call(setup.app, "POST", path, {}, [json.dumps(review()).encode()])
+    assert (answer.status, answer.received_count) == (404, 0)
+    assert setup.ledgers.writes == 0
+    assert setup.world.ports.instruments.refusals.labels("not-found")._value.get() == 1
+
+
+@pytest.mark.parametrize("path", [PATH, "/"])
+async def test_a_head_that_is_refused_ends_the_connection_at_every_path(path: str) -> None:
+    """Where it ends nobody can tell, so nothing after it may be read as a request."""
+    problem = heads.problem("1.1", b"/", [(b"host", b"a"), (b"host", b"b")])
+    scope: Any = {"type": "http", "method": "POST", "path": path, "headers": [], heads.SCOPE_KEY: problem}
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await Setup().app(scope, None, send)  # type: ignore[arg-type]
+    assert sent[0]["status"] == 400
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+async def test_the_path_is_in_no_record_log_or_answer(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    setup, said = Setup(), []
+    said.append((await setup.ask()).body)
+    setup.ledgers.error = RuntimeError("broken")
+    said.append((await setup.ask(name="b", uid="uid-b")).body)
+    said.append((await setup.ask({})).body)
+    said.append((await asgi.call(setup.app, "GET", PATH)).body)
+    said.append((await asgi.call(setup.app, "POST", PATH[:-1])).body)
+    logged = " ".join(str(vars(record)) for record in caplog.records)
+    assert "the webhook failed" in logged
+    assert "webhook called at a path that is not accepted" in logged
+    assert len(setup.world.records.all) == 3
+    for text in (*map(bytes.decode, said), logged, json.dumps(setup.world.records.all)):
+        assert TOKEN[:-1] not in text
 
 
 async def test_each_decision_leaves_one_record_with_who_asked() -> None:
@@ -285,6 +337,6 @@ async def test_a_review_that_does_not_come_is_400(monkeypatch: pytest.MonkeyPatc
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": admission.PATH, "headers": [], "query_string": b""}
+    scope = {"type": "http", "method": "POST", "path": PATH, "headers": [], "query_string": b""}
     await Setup().app(scope, silent, send)
     assert sent[0]["status"] == 400

@@ -12,7 +12,7 @@ import pytest
 
 from manifestry import settings
 from manifestry.adapters import cluster
-from manifestry_api import __main__, loglines, server, webhook_tls
+from manifestry_api import __main__, loglines, secretwatches, server, webhook_tls
 from tests.controlplane.certificates import Authority
 
 
@@ -104,7 +104,7 @@ async def test_the_secret_is_followed_from_its_absence_on() -> None:
 
 
 async def test_a_secret_that_may_not_be_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook_tls, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(secretwatches, "POLL_SECONDS", 0.01)
     kubernetes = Kubernetes()
     kubernetes.error = cluster.ForbiddenError(403, "Forbidden", "no")
     subject = loader(kubernetes)

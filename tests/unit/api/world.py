@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from manifestry.adapters import reservations
 from manifestry.core import identities
 from manifestry.settings import ApiSettings
-from manifestry_api import app, deps, gates, identity, telemetry, tenants
+from manifestry_api import app, deps, gates, identity, limits, telemetry, tenants
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 CI = "system:serviceaccount:ns-acme:ci"
@@ -118,6 +118,7 @@ def build(**settings: Any) -> World:
         ledgers=unused,  # type: ignore[arg-type]
         settings=ApiSettings(**settings),
         tenants=index,
+        quotas=limits.QuotaIndex(mirrors["tenant_quotas"]),
         gate=gates.Gatekeeper(identity.Pipeline([SubjectTokens()]), index, grants),
         audit=records,
         instruments=telemetry.Telemetry(),

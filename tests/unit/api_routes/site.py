@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 from manifestry.adapters import cluster, ledgers, sessions, store, watches
 from manifestry.core import names
 from manifestry.settings import StoreSettings
-from manifestry_api import protocols
+from manifestry_api import limits, protocols
 from tests.unit.api import world
 from tests.unit.api_routes.fakecluster import FakeCluster
 
@@ -140,6 +140,7 @@ async def running(folder: Path, **settings: Any) -> AsyncIterator[Site]:
     mirrors = {field: watches.Reflector(client, resource) for field, resource in kinds.items()}
     for field, mirror in mirrors.items():
         setattr(ports.caches, field, mirror)
+    ports.quotas = limits.QuotaIndex(ports.caches.tenant_quotas)
     ports.ledgers = ledgers.Ledgers(
         client, lambda namespace, name: ports.caches.quota_ledgers.items.get((namespace, name))
     )

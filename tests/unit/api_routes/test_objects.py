@@ -302,10 +302,19 @@ async def test_a_full_quota_is_429_with_usage(site: Site) -> None:
     assert int(answer.headers["Retry-After"]) > 0
 
 
-async def test_a_webhook_that_does_not_answer_is_a_missing_dependency(site: Site) -> None:
-    message = 'Internal error occurred: failed calling webhook "jobs.manifestry.dev": connection refused'
+async def test_a_webhook_that_does_not_answer_is_a_missing_dependency(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    path = f"/validate/{'0a' * 32}"  # a secret, which the API server shows to the facade as to everybody
+    why = f'failed to call webhook: Post "https://manifestry-api.sys.svc:443{path}?timeout=5s": refused'
+    message = f'Internal error occurred: failed calling webhook "jobs.manifestry.dev": {why}'
     refuse(site, cluster.UnavailableError(500, "InternalError", message))
     answer = await site.call("POST", "/jobs", {"jobType": "render"})
+    dry_run = await site.call("POST", "/jobs?dryRun=true", {"jobType": "render"})
+    for text in (str(answer.json), str(dry_run.json), caplog.text, str([*map(vars, caplog.records)])):
+        assert path not in text
+    assert path not in str(site.world.records.all)
     assert (answer.status, answer.json["code"]) == (503, "dependency-unavailable")
     assert "webhook" in answer.json["detail"]
     refuse(site, cluster.UnavailableError(503, "ServiceUnavailable", "no route"))
@@ -430,10 +439,10 @@ QUOTA = {
 async def test_quotas_show_usage_limits_and_who_is_next(site: Site) -> None:
     site.cluster.put(names.QUOTA_LEDGERS, LEDGER)
     site.cluster.put(names.TENANT_QUOTAS, QUOTA)
-    quotas = site.world.ports.caches.tenant_quotas
+    quotas = site.world.ports.quotas
     site.world.ports.reservations = reservations.Reservations(
         storagebooks.StorageBooks(cast("Any", site.cluster)),
-        lambda tenant: storagequotas.limits_for(tenant, quotas.items.values()),
+        lambda tenant: storagequotas.limits_for(tenant, quotas.governing(tenant)),
     )
     await asyncio.sleep(0.05)
     found = (await site.call("GET", "/quotas", role="viewer")).json

@@ -55,8 +55,7 @@ REST = quota("rest", ["*"], [row("*", 2, 2)])
         ),
     ],
 )
-def test_limits_for(why: Any, tenant: Any, job_type: Any, quotas_: Any, expected: Any) -> None:
-    assert quotas.limits_for(tenant, job_type, quotas_) == expected, why
+def test_limits(why: Any, tenant: Any, job_type: Any, quotas_: Any, expected: Any) -> None:
     table = quotas.Table.of(quotas_)
     assert table.limits(tenant, job_type) == expected, why
     assert table.governing(tenant) == quotas.governing(tenant, quotas_), why
@@ -135,10 +134,10 @@ def test_a_quota_of_another_shape_governs_nobody_and_stops_nobody(spec: Any) -> 
         "metadata": {"name": "fine", "creationTimestamp": "2021-01-01T00:00:00Z"},
         "spec": {"tenants": ["acme"], "jobs": [{"jobType": "*", "maxRunning": 1}]},
     }
-    assert quotas.limits_for("acme", "x", [broken, fine]).max_running == 1
+    assert quotas.Table.of([broken, fine]).limits("acme", "x").max_running == 1
 
 
 @pytest.mark.parametrize("jobs", [3, "x", {"a": 1}])
 def test_rows_of_another_shape_refuse_rather_than_overshoot(jobs: Any) -> None:
     broken = {"metadata": {"name": "broken"}, "spec": {"tenants": ["acme"], "jobs": jobs}}
-    assert quotas.limits_for("acme", "x", [broken]) == quotas.Limits(0, 0)
+    assert quotas.Table.of([broken]).limits("acme", "x") == quotas.Limits(0, 0)
