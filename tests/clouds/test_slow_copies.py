@@ -5,7 +5,8 @@ import uuid
 
 import pytest
 
-from manifestry.adapters import store, store_claims
+from manifestry.adapters import inventory, store, store_claims
+from manifestry.core import garbagekeys
 from manifestry.settings import StoreSettings
 from tests.clouds.azurite import Azurite
 from tests.clouds.slow_copies import SlowCopies
@@ -46,10 +47,16 @@ async def test_a_blob_that_is_made_new_keeps_its_bytes(
         assert await used.read(tenant, blob.digest, limit_bytes=len(DATA)) == DATA
 
 
-async def test_an_object_that_is_moved_keeps_its_bytes(azure: Azurite) -> None:
+async def test_bytes_that_are_set_aside_are_all_there(azure: Azurite) -> None:
     async with SlowCopies(azure, SECONDS) as slow:
-        records = opened(slow).records()
-        await records.write("from", DATA)
-        await records.move("from", "to")
+        used, tenant = opened(slow), str(uuid.uuid4())
+        blob = await used.publish(tenant, await staged(used))
+        found = inventory.Inventory(used)
+        seen = await found.blob(tenant, blob.digest)
+        assert seen is not None
+        assert await found.quarantine(tenant, seen)
+        assert await used.head(tenant, blob.digest) is None
         await asyncio.sleep(2 * SECONDS)
-        assert await records.read("to", limit_bytes=len(DATA)) == DATA
+        aside = garbagekeys.quarantine(tenant, blob.digest)
+        assert await used.records().read(aside, limit_bytes=len(DATA)) == DATA
+        await used.close()

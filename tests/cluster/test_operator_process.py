@@ -115,15 +115,13 @@ def test_without_election_an_operator_outlives_a_short_restart_of_the_api_server
     assert operator.stop() == 0
 
 
-def test_the_webhooks_certificate_is_made_and_its_authority_published(
+def test_the_webhooks_certificate_is_made_and_its_authority_and_path_are_published(
     make_control_plane: Callable[..., ControlPlane], start_operator: StartOperator
 ) -> None:
     control_plane = make_control_plane(crds=True)
     hook = {
         "name": "jobs.manifestry.dev",
-        "clientConfig": {
-            "service": {"name": "manifestry-api", "namespace": SYSTEM_NAMESPACE, "path": "/admission/jobs"}
-        },
+        "clientConfig": {"service": {"name": "manifestry-api", "namespace": SYSTEM_NAMESPACE}},
         "rules": [
             {"apiGroups": ["x.test"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["xs"]}
         ],
@@ -139,13 +137,14 @@ def test_the_webhooks_certificate_is_made_and_its_authority_published(
     control_plane.create(names.VALIDATING_WEBHOOKS, body)
     operator = start_operator(
         control_plane,
-        env={"MANIFESTRY_WEBHOOK_CERTIFICATES": "true", "MANIFESTRY_RESYNC_SECONDS": "1"},
+        env={"MANIFESTRY_WEBHOOK_ENABLED": "true", "MANIFESTRY_RESYNC_SECONDS": "1"},
     )
     secret = control_plane.get(names.SECRETS, "manifestry-webhook-tls", SYSTEM_NAMESPACE)
 
     def is_published(found: dict[str, Any] | None) -> bool:
         config = found["webhooks"][0]["clientConfig"] if found else {}
-        return bool(config.get("caBundle") == secret["data"]["ca.crt"])
+        path = config.get("service", {}).get("path", "")
+        return bool(config.get("caBundle") == secret["data"]["ca.crt"]) and path.startswith("/validate/")
 
     assert base64.b64decode(secret["data"]["tls.crt"]).startswith(b"-----BEGIN CERTIFICATE")
     control_plane.wait_for(names.VALIDATING_WEBHOOKS, "manifestry", None, is_published)

@@ -152,7 +152,10 @@ def test_a_payload_in_a_bucket_may_be_fetched_from_there(
         answer = caller.call("GET", PATH)
         assert (answer.status, answer.data) == (307, b"")
         assert answer.headers["location"].startswith(s3.endpoint + "/")
-        assert urllib.request.urlopen(answer.headers["location"]).read() == DATA
+        with urllib.request.urlopen(answer.headers["location"]) as served:
+            assert served.read() == DATA
+            assert served.headers["Content-Type"] == "application/octet-stream"
+            assert served.headers["Content-Disposition"] == "attachment"
         head = caller.call("HEAD", PATH)
         assert (head.status, head.headers["content-length"]) == (200, str(len(DATA)))
         assert caller.call("GET", PATH, headers={"If-None-Match": head.headers["etag"]}).status == 304

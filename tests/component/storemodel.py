@@ -219,8 +219,14 @@ class StoreMachine(RuleBasedStateMachine):
         if staged is None:
             return
         key, data = (upload.session.tenant_uid, staged.digest), upload.data[: staged.size_bytes]
-        if self._do(lambda: self.store.publish(key[0], staged), kill_publish) is KILLED:
-            self.model.doubts(key, data)
+        try:
+            if self._do(lambda: self.store.publish(key[0], staged), kill_publish) is KILLED:
+                self.model.doubts(key, data)
+                upload.may_be_published = True
+                return
+        except store.BlobNotFoundError:  # the client came back after the grace: it must upload again
+            assert upload.may_be_published
+            assert key not in self.model.there
             return
         self.model.gains(key, data)
         self.model.references.append(key)
@@ -292,7 +298,7 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             for key in garbage:
                 self.model.doubts_removal(key)
-            self._run(self.inventory.reap(FUTURE))  # a dead collector's claims become stale
+            self._run(self.inventory.reap(timedelta(days=-1)))  # a dead collector's claims become stale
 
     @precondition(lambda self: self.place.folder)
     @rule(choice=st.integers(0, 99), size=sizes, tenant=tenants, pause=st.floats(0, 0.01))

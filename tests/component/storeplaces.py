@@ -73,6 +73,7 @@ class Upload:
         may_be_sealed: a seal was begun; whether it is made, one sees.
         may_be_ended: a seal was begun and killed; perhaps no more bytes may come.
         may_be_gone: an abort was begun.
+        may_be_published: publishing was killed; then nothing refers to the bytes, and they may be collected.
     """
 
     session: uploads.Session
@@ -86,6 +87,7 @@ class Upload:
     is_finished: bool = False
     may_be_finished: bool = False
     may_be_gone: bool = False
+    may_be_published: bool = False
 
 
 @dataclass

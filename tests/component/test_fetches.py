@@ -13,7 +13,7 @@ import pytest
 from manifestry.adapters import fetches, store_local
 from manifestry.adapters.storage_metrics import METRICS
 from manifestry.core import addresses, digests
-from manifestry.core.fetches import FetchError, Order
+from manifestry.core.fetches import FetchError, NoRoom, NoRoomError, Order
 from tests.component import originserver
 from tests.component.originserver import Origin
 from tests.controlplane.certificates import Authority
@@ -339,3 +339,67 @@ def test_a_file_without_certificates_is_an_error(tmp_path: Path) -> None:
     for name in ("ca", "absent"):
         with pytest.raises(OSError, match=r"\S"):
             fetches.Trust(str(tmp_path / name))
+
+
+@dataclass
+class Budget:
+    """Admits bytes up to a limit, and notes what was staged when it was asked."""
+
+    world: World
+    limit: int
+    asked: list[tuple[int, bool]] = field(default_factory=list)
+    staged: list[int] = field(default_factory=list)
+
+    async def __call__(self, size_bytes: int, *, is_whole: bool) -> None:
+        self.asked.append((size_bytes, is_whole))
+        self.staged.append(sum(path.stat().st_size for path in self.world.staged()))
+        if size_bytes > self.limit:
+            raise NoRoomError(NoRoom(size_bytes, at_least=not is_whole))
+
+
+def chunked(*pieces: bytes, pause_seconds: float = 0.0) -> originserver.Answer:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    framed = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces]
+    return originserver.raw(head, *framed, b"0\r\n\r\n", pause_seconds=pause_seconds)
+
+
+async def test_each_byte_is_admitted_before_it_is_stored(world: World) -> None:
+    world.origin.answers["/a"] = chunked(*(DATA for _ in range(3)), pause_seconds=0.02)
+    budget = Budget(world, 3 * len(DATA))
+    fetched = await world.fetcher().fetch(Order(world.origin.url("/a", NAME)), world.store, budget)
+    assert fetched.size_bytes == 3 * len(DATA)
+    sizes = [size for size, _ in budget.asked]
+    assert (sizes, sizes[-1]) == (sorted(sizes), 3 * len(DATA))
+    earlier = [0, *sizes[:-1]]
+    assert all(staged <= before for staged, before in zip(budget.staged, earlier, strict=True))
+    assert max(budget.staged) > 0
+
+
+async def test_one_byte_too_many_is_not_stored_and_nothing_is_left(world: World) -> None:
+    world.origin.answers["/a"] = chunked(DATA, DATA, b"x", pause_seconds=0.02)
+    budget = Budget(world, 2 * len(DATA))
+    with pytest.raises(NoRoomError) as error:
+        await world.fetcher().fetch(Order(world.origin.url("/a", NAME)), world.store, budget)
+    assert error.value.found == NoRoom(2 * len(DATA) + 1, at_least=True)
+    assert max(budget.staged) <= 2 * len(DATA)
+    assert world.staged() == []
+
+
+async def test_what_the_server_announces_is_admitted_before_the_first_byte(world: World) -> None:
+    world.origin.answers["/a"] = originserver.status(200, DATA)
+    budget = Budget(world, len(DATA) - 1)
+    with pytest.raises(NoRoomError) as error:
+        await world.fetcher().fetch(Order(world.origin.url("/a", NAME)), world.store, budget)
+    assert error.value.found == NoRoom(len(DATA))
+    assert budget.asked == [(len(DATA), True)]
+
+
+async def test_what_is_too_large_anyway_is_not_charged(world: World) -> None:
+    world.origin.answers["/a"] = chunked(DATA, DATA, DATA, pause_seconds=0.02)
+    budget = Budget(world, 1 << 40)
+    with pytest.raises(FetchError, match="must not be more than"):
+        await world.fetcher(max_bytes=len(DATA)).fetch(
+            Order(world.origin.url("/a", NAME)), world.store, budget
+        )
+    assert max(size for size, _ in budget.asked) <= len(DATA)
+    assert world.staged() == []

@@ -1,7 +1,9 @@
 """A collector against publishers of the same bytes, step by step in every order Hypothesis can think of.
 
-Remote: the real `RemoteStore` and `Inventory` over a bucket in memory whose every request is a step. Local:
-the real `LocalStore` on a real disk, where every call of the system that others can see is a step.
+Remote: the real `RemoteStore` and `Inventory` over a bucket in memory whose every request is a step; before
+any step minutes may go by, in which whoever was about to take it slept. Local: the real `LocalStore` on a
+real disk, where every call of the system that others can see is a step; there claims are taken away at any
+moment, as time plays no part in it.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ import random
 import tempfile
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,86 +23,41 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from obstore import exceptions as obstore_errors
 
 from manifestry.adapters import (
+    claims_port,
     inventory,
-    inventory_remote,
     store,
     store_claims,
     store_local,
     store_remote,
 )
-from manifestry.core import blobkeys, digests, garbagekeys
+from manifestry.core import blobkeys, digests, garbage, garbagekeys
+from tests.component.membucket import Bucket, everywhere
 from tests.component.turns import Choose, ThreadTurns, Turns
 
 TENANT = str(uuid.UUID(int=5))
 DATA = b"the same bytes"
 DIGEST = digests.of(DATA)
 KEY = blobkeys.blob(TENANT, DIGEST)
-GRACE = timedelta(hours=2)
-ACTORS = ("upload", "put", "refer", "collect", "collect again")
+GRACE = timedelta(days=30)  # no sleep is as long
+ACTORS = ("upload", "put", "refer", "collect", "collect again", "reap", "reap again")
+SCRUBBED = ("upload", "put", "collect", "reap", "set aside", "set aside again")
+SLEEPS = (timedelta(seconds=50), timedelta(seconds=400))  # within a claim's time; beyond it
+AT_ONCE = timedelta(days=-1)
 
 
 @dataclass
 class Cluster:
-    """What refers to the blob, and who was told that it is stored."""
+    """What refers to the blob, and who was told that it is stored.
 
+    Args:
+        damaged: the blob as it was at first, when a scrub may have found it damaged.
+    """
+
+    damaged: garbage.Blob
     references: set[str] = field(default_factory=set)
     acknowledged: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Bucket:
-    """An obstore store in memory; `module` stands in for the library."""
-
-    turns: Turns
-    now: datetime = datetime(2026, 5, 4, tzinfo=UTC)
-    objects: dict[str, tuple[bytes, datetime]] = field(default_factory=dict)
-
-    def module(self) -> Any:
-        names = ("head_async", "put_async", "copy_async", "delete_async", "get_range_async", "list")
-        return SimpleNamespace(**{name: getattr(self, name) for name in names})
-
-    async def _step(self) -> None:
-        await self.turns.step()
-        self.now += timedelta(milliseconds=1)
-
-    def _meta(self, key: str) -> dict[str, Any]:
-        if key not in self.objects:
-            raise FileNotFoundError(key)
-        data, modified = self.objects[key]
-        return {"path": key, "size": len(data), "last_modified": modified}
-
-    async def head_async(self, _: Any, key: str) -> Any:
-        await self._step()
-        return self._meta(key)
-
-    async def put_async(self, _: Any, key: str, data: bytes, *, mode: str = "overwrite", **__: Any) -> None:
-        await self._step()
-        if mode == "create" and key in self.objects:
-            raise obstore_errors.AlreadyExistsError(key)
-        self.objects[key] = (bytes(data), self.now)
-
-    async def copy_async(self, _: Any, source: str, key: str, *, overwrite: bool) -> None:
-        await self._step()
-        self._meta(source)
-        if not overwrite and key in self.objects:
-            raise obstore_errors.AlreadyExistsError(key)
-        self.objects[key] = (self.objects[source][0], self.now)
-
-    async def delete_async(self, _: Any, key: str) -> None:
-        await self._step()
-        self.objects.pop(key, None)
-
-    async def get_range_async(self, _: Any, key: str, *, start: int, length: int) -> bytes:
-        await self._step()
-        return self.objects[key][0][start : start + length]
-
-    async def list(self, _: Any, prefix: str, *, offset: str | None, chunk_size: int) -> AsyncIterator[Any]:
-        await self._step()
-        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > (offset or ""))
-        yield [self._meta(key) for key in keys[:chunk_size]]
 
 
 async def actor(kind: str, used: store.Store, cluster: Cluster, step: Callable[[], Any]) -> None:
@@ -123,8 +80,13 @@ async def actor(kind: str, used: store.Store, cluster: Cluster, step: Callable[[
         cluster.references.add(kind)
         if await used.confirm(TENANT, DIGEST) is not None:
             cluster.acknowledged.append(kind)
+    elif kind.startswith("reap"):
+        age = AT_ONCE if isinstance(used, store_local.LocalStore) else claims_port.CLAIM_STALE
+        await inventory.Inventory(used).reap(age)
+    elif kind.startswith("set aside"):
+        await inventory.Inventory(used).quarantine(TENANT, cluster.damaged)
     else:
-        await inventory.Inventory(used, lambda: 0.0).remove(TENANT, [DIGEST], live, GRACE)
+        await inventory.Inventory(used).remove(TENANT, [DIGEST], live, GRACE)
 
 
 def stage_id() -> str:
@@ -138,25 +100,35 @@ def expected(results: list[Any]) -> None:
             raise result
 
 
-def race_remote(kinds: list[str], choose: Choose) -> tuple[bool, Cluster]:
+def awake() -> timedelta:
+    return timedelta()
+
+
+def race_remote(
+    kinds: list[str], choose: Choose, sleep: Callable[[], timedelta] = awake, skew: timedelta = timedelta()
+) -> tuple[bool, Cluster]:
     """Return whether the blob is there at the end, and who relies on it."""
-    turns, cluster = Turns(choose), Cluster()
-    bucket = Bucket(turns)
-    old = bucket.now - timedelta(hours=10)
+    turns = Turns(choose)
+    bucket = Bucket(turns.step, sleep, skew)
+    old = bucket.now - 2 * GRACE
+    cluster = Cluster(garbage.Blob(DIGEST, len(DATA), old))
     bucket.objects = {KEY: (DATA, old), blobkeys.upload(stage_id()): (DATA, old)}
 
     async def pause(_: float) -> None:
         await turns.step()
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (store_remote, inventory_remote):
-            patch.setattr(module, "obstore", bucket.module())
-        patch.setattr(store_remote, "_age", lambda found: bucket.now - found["last_modified"])
+        everywhere(bucket, patch)
         patch.setattr(store_claims, "asyncio", SimpleNamespace(sleep=pause))
-        used = store_remote.RemoteStore(bucket, timeout_seconds=60)  # type: ignore[arg-type]
+        used = store_remote.RemoteStore(bucket, timeout_seconds=60, deletes=bucket)  # type: ignore[arg-type]
 
         async def main() -> list[Any]:
-            return await turns.run(*(actor(kind, used, cluster, turns.step) for kind in kinds))
+            done = await turns.run(*(actor(kind, used, cluster, turns.step) for kind in kinds))
+            if sleep is not awake:  # who slept may have left a claim
+                bucket.now += 2 * claims_port.CLAIM_STALE
+                bucket.sleep, bucket.skew = awake, timedelta()
+                done += await turns.run(inventory.Inventory(used).reap())
+            return done
 
         expected(asyncio.run(main()))
     claims = [key for key in bucket.objects if garbagekeys.parse_claim(key)]
@@ -168,7 +140,18 @@ def race_remote(kinds: list[str], choose: Choose) -> tuple[bool, Cluster]:
 def stepping(turns: ThreadTurns) -> Iterator[None]:
     """Make steps of the system calls that others can see, and run the store's work in its caller's thread."""
     patch = pytest.MonkeyPatch()
-    for name in ("link", "rename", "utime", "unlink", "stat", "fstat"):
+    for name in (
+        "link",
+        "rename",
+        "utime",
+        "unlink",
+        "stat",
+        "fstat",
+        "mkdir",
+        "rmdir",
+        "scandir",
+        "listdir",
+    ):
         original = getattr(os, name)
 
         def stepped(*args: Any, _original: Any = original, **options: Any) -> Any:
@@ -201,8 +184,8 @@ def stepping(turns: ThreadTurns) -> Iterator[None]:
 
 def race_local(kinds: list[str], choose: Choose, root: Path) -> tuple[bool, Cluster]:
     """Return whether the blob is there at the end, and who relies on it."""
-    turns, cluster = ThreadTurns(choose), Cluster()
-    past = (datetime.now(UTC) - timedelta(hours=10)).timestamp()
+    turns, old = ThreadTurns(choose), (datetime.now(UTC) - 2 * GRACE).replace(microsecond=0)
+    past, cluster = old.timestamp(), Cluster(garbage.Blob(DIGEST, len(DATA), old))
     for key in (KEY, blobkeys.upload(stage_id())):
         path = root / key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,17 +201,21 @@ def race_local(kinds: list[str], choose: Choose, root: Path) -> tuple[bool, Clus
 
     with stepping(turns):
         expected(turns.run(*(act(kind) for kind in kinds)))
-    left = [path for path in (root / "gc").rglob("*") if path.is_file()]
-    assert not left, "a claim was left behind"
+    assert not list((root / "gc" / TENANT).glob("*")), "a claim was left behind"
     assert not [path for path in (root / "uploads").iterdir() if path.name != stage_id()]
     return (root / KEY).exists(), cluster
 
 
-kinds_of = st.lists(st.sampled_from(ACTORS), min_size=2, max_size=4).filter(lambda kinds: "collect" in kinds)
+kinds_of = st.lists(st.sampled_from(ACTORS), min_size=1, max_size=4).map(lambda kinds: [*kinds, "collect"])
+scrubs_of = st.lists(st.sampled_from(SCRUBBED), min_size=1, max_size=4).map(
+    lambda kinds: [*kinds, "set aside"]
+)
 relaxed = settings(suppress_health_check=list(HealthCheck), deadline=None)
 
 
 orders = st.lists(st.integers(0, 3), max_size=80)
+naps = st.lists(st.sampled_from([0] * 8 + [1, 2]), max_size=80)
+skews = st.integers(-900, 115).map(lambda seconds: timedelta(seconds=seconds))
 
 
 def order(chosen: list[int]) -> Choose:
@@ -237,20 +224,42 @@ def order(chosen: list[int]) -> Choose:
     return lambda count: next(left, 0) % count
 
 
+def sleeping(chosen: Iterator[int]) -> Callable[[], timedelta]:
+    """Sleep not at all (0), or as long as `SLEEPS` says."""
+    return lambda: (timedelta(), *SLEEPS)[next(chosen, 0)]
+
+
+def stubborn(rng: random.Random) -> Choose:
+    """Let the same one go on for long, as the others sleep."""
+    last = 0
+
+    def choose(count: int) -> int:
+        nonlocal last
+        last = rng.randrange(count) if rng.random() < 0.1 else last % count
+        return last
+
+    return choose
+
+
+def drowsy(rng: random.Random) -> Callable[[], timedelta]:
+    """Sleep now and then."""
+    return lambda: rng.choice(SLEEPS) if rng.random() < 0.15 else timedelta()
+
+
 def held(there: bool, cluster: Cluster) -> None:
     assert there or not cluster.acknowledged, f"{cluster.acknowledged} were told that the blob is stored"
 
 
 @relaxed
-@given(kinds=kinds_of, chosen=orders)
-def test_on_a_bucket_no_order_of_steps_loses_what_was_acknowledged(
-    kinds: list[str], chosen: list[int]
+@given(kinds=kinds_of | scrubs_of, chosen=orders, slept=naps, skew=skews)
+def test_on_a_bucket_no_order_of_steps_and_sleeps_loses_what_was_acknowledged(
+    kinds: list[str], chosen: list[int], slept: list[int], skew: timedelta
 ) -> None:
-    held(*race_remote(kinds, order(chosen)))
+    held(*race_remote(kinds, order(chosen), sleeping(iter(slept)), skew))
 
 
 @relaxed
-@given(kinds=kinds_of, chosen=orders)
+@given(kinds=kinds_of | scrubs_of, chosen=orders)
 def test_on_a_disk_no_order_of_steps_loses_what_was_acknowledged(kinds: list[str], chosen: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         held(*race_local(kinds, order(chosen), Path(folder)))
@@ -260,18 +269,19 @@ def test_on_a_disk_no_order_of_steps_loses_what_was_acknowledged(kinds: list[str
 def test_a_thousand_random_orders_lose_nothing(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     for number in range(50):
-        kinds = [*rng.sample(ACTORS, k=rng.randint(1, 3)), "collect"]
-        held(*race_remote(kinds, rng.randrange))
+        actors, choose = rng.choice((ACTORS, SCRUBBED)), rng.choice((rng.randrange, stubborn(rng)))
+        kinds = [*rng.sample(actors, k=rng.randint(1, 3)), "collect" if actors is ACTORS else "set aside"]
+        held(*race_remote(kinds, choose, drowsy(rng), timedelta(seconds=rng.randint(-900, 115))))
         if number % 10 == 0:
-            held(*race_local(kinds, rng.randrange, tmp_path / str(number)))
+            held(*race_local(kinds, choose, tmp_path / str(number)))
 
 
 def test_garbage_goes_when_nobody_publishes_it(tmp_path: Path) -> None:
     for kinds in (["collect"], ["collect", "collect again"]):
         for seed in range(10):
             rng = random.Random(seed)
-            assert race_remote(kinds, rng.randrange) == (False, Cluster())
-            assert race_local(kinds, rng.randrange, tmp_path / f"{seed}{len(kinds)}") == (False, Cluster())
+            assert race_remote(kinds, rng.randrange)[0] is False
+            assert race_local(kinds, rng.randrange, tmp_path / f"{seed}{len(kinds)}")[0] is False
 
 
 @pytest.mark.parametrize(

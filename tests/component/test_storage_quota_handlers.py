@@ -1,5 +1,6 @@
 """The operator's side of the storage quota, the API server in memory: what is stored, fetched, woken."""
 
+import contextlib
 import copy
 import itertools
 from collections.abc import AsyncIterator
@@ -11,10 +12,10 @@ from typing import Any, cast
 
 import pytest
 
-from manifestry.adapters import cluster, store_local
+from manifestry.adapters import cluster, quota_metrics, store_local
 from manifestry.adapters.storagebooks import StorageBooks
-from manifestry.core import conditions, names
-from manifestry.core.fetches import Fetched, Pending
+from manifestry.core import conditions, names, quotas
+from manifestry.core.fetches import Failure, Fetched, Pending
 from manifestry.core.storagecharges import LEDGER, landed
 from manifestry.core.storagequotas import Limits, Wanted
 from manifestry.handlers import artifacts, caches, storagequotas, tenantquotas
@@ -86,6 +87,9 @@ class Fetches:
     def forget(self, *_: str) -> None:
         self.forgotten += 1
 
+    def holds(self, *_: str) -> bool:
+        return not isinstance(self.outcome, Failure)
+
 
 @dataclass
 class World:
@@ -130,7 +134,14 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    api, fetches = Api(), Fetches()
+    async with opened(Api(), tmp_path) as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def opened(api: Api, tmp_path: Path) -> AsyncIterator[World]:
+    """Give an operator at an API server, which may have known another one before."""
+    fetches = Fetches()
     woken: list[tuple[str, str, str]] = []
     found: World
     clock = SimpleNamespace(now=lambda: NOW, monotonic=lambda: found.seconds)
@@ -152,6 +163,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     labels = {names.TENANT_LABEL: "acme"}
     made = api.put("Namespace", {"metadata": {"name": NAMESPACE, "uid": UID, "labels": labels}})
     ctx.caches.put("Namespace", made)
+    if ("TenantQuota", "q") in api.objects:
+        ctx.caches.put("TenantQuota", api.objects["TenantQuota", "q"])
     assert ctx.storage is not None
     found = World(api, ctx, ctx.storage, fetches, woken)
     yield found
@@ -353,3 +366,43 @@ async def test_uploads_are_covered_by_what_the_facade_has_charged(world: World) 
     world.artifact("a", files=[one, two])
     assert await world.reconcile("a") == ("True", "Stored")
     assert (world.totals, world.api.ledger_writes) == ((10, 1, 0), before + 1)
+
+
+def tenants_with_series() -> set[str]:
+    metrics = quota_metrics.METRICS
+    gauges = (metrics.storage, metrics.storage_artifacts, metrics.running, metrics.limit)
+    samples = [sample for gauge in gauges for metric in gauge.collect() for sample in metric.samples]
+    return {sample.labels["tenant"] for sample in samples}
+
+
+@pytest.mark.parametrize("ending", ["the quota goes", "the next resync"])
+async def test_a_tenant_that_is_gone_has_no_metrics(world: World, ending: str) -> None:
+    world.limit(maxBytes=10)
+    world.artifact("a", inline={"text": "hello"})
+    await world.reconcile("a")
+    quota_metrics.METRICS.observe_ledger("acme", "render", quotas.Usage(), quotas.Limits(1, 2))
+    assert "acme" in tenants_with_series()
+    world.ctx.caches.drop("Namespace", NAMESPACE)
+    if ending == "the quota goes":
+        del world.api.objects["TenantQuota", "q"]
+        await tenantquotas.reconcile(world.ctx, "", "q")
+    else:
+        await tenantquotas.resync(world.ctx)
+    assert "acme" not in tenants_with_series()
+
+
+async def test_a_tenant_whose_quota_is_gone_has_no_metrics_of_its_storage(world: World) -> None:
+    world.limit(maxBytes=10)
+    world.artifact("a", inline={"text": "hello"})
+    await world.reconcile("a")
+    await world.ledger()
+    await storagequotas.resync(world.ctx)
+    assert quota_metrics.METRICS.storage.labels("acme", "limit")._value.get() == 10
+    del world.api.objects["TenantQuota", "q"], world.api.objects["QuotaLedger", LEDGER]
+    world.ctx.caches.drop("TenantQuota", "q")
+    await world.ledger()
+    assert "acme" not in {
+        sample.labels["tenant"]
+        for metric in quota_metrics.METRICS.storage.collect()
+        for sample in metric.samples
+    }

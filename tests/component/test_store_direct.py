@@ -80,7 +80,7 @@ async def test_what_is_stored_is_what_came(
 
 async def test_a_long_upload_leaves_only_its_beginning_in_memory(store: store_local.LocalStore) -> None:
     path = await stored(store, in_pages(DATA))
-    if subprocess.check_output(["stat", "-f", "-c", "%T", path], text=True).strip() == "tmpfs":
+    if _file_system(path) == "tmpfs":
         pytest.skip("tmpfs is memory")
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -91,6 +91,10 @@ async def test_a_long_upload_leaves_only_its_beginning_in_memory(store: store_lo
         os.close(fd)
     beginning = store_files.DIRECT_FROM_BYTES // BATCH_BYTES
     assert cached == [True] * beginning + [False] * 3 + [True], "the last bytes are no whole batch"
+
+
+def _file_system(path: Path) -> str:
+    return subprocess.check_output(["stat", "-f", "-c", "%T", path], text=True).strip()
 
 
 def _is_cached(fd: int, at: int) -> bool:

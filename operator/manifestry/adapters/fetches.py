@@ -1,7 +1,7 @@
 """One https download in a publisher's name: each hop's addresses are resolved once, judged, and pinned.
 
 Nothing of ours goes along: no credentials, cookies, proxy or referrer. The bytes are streamed into the
-store's staging area, within bounds of size and time.
+store's staging area, within bounds of size and time, each charged to the tenant's quota before it is stored.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from manifestry.adapters import store
 from manifestry.adapters.storage_metrics import METRICS
 from manifestry.core import fetches
 from manifestry.core.addresses import Policy
-from manifestry.core.fetches import FetchError, Head, Order
+from manifestry.core.fetches import Admit, FetchError, Head, Order
 from manifestry.core.urls import Target
 
 _logger = logging.getLogger(__name__)
@@ -156,11 +156,19 @@ class Fetcher:
         self._bounds = bounds
         self._resolve = resolve or SystemResolver()
 
-    async def fetch(self, order: Order, into: store.Store) -> fetches.Fetched:
+    async def fetch(
+        self, order: Order, into: store.Store, admit: Admit = fetches.unlimited
+    ) -> fetches.Fetched:
         """Return where the bytes are staged.
+
+        Args:
+            order: what is to be fetched.
+            into: where it is staged.
+            admit: called before any bytes are accepted.
 
         Raises:
             FetchError: there are no bytes, and why.
+            NoRoomError: `admit` has refused them; nothing is left behind.
         """
         trail = [fetches.parse(order.url)]
         try:
@@ -169,18 +177,23 @@ class Fetcher:
                     async with self._get(trail[-1]) as answer:
                         head = _head(answer)
                         if not head.is_redirect:
-                            return await self._stage(order, head, answer, into)
+                            return await self._stage(order, head, answer, into, admit)
                     trail.append(fetches.follow(trail, head.location))
         except TimeoutError:
             raise fetches.unavailable("the fetch takes too long") from None
 
     async def _stage(
-        self, order: Order, head: Head, answer: aiohttp.ClientResponse, into: store.Store
+        self, order: Order, head: Head, answer: aiohttp.ClientResponse, into: store.Store, admit: Admit
     ) -> fetches.Fetched:
         limit_bytes = fetches.accept(head, order, self._bounds.max_bytes)
+        if head.length is not None:
+            await admit(head.length, is_whole=True)
         try:
-            async with contextlib.aclosing(_chunks(answer)) as chunks:
-                staged = await into.stage(chunks, limit_bytes=limit_bytes)
+            async with (
+                contextlib.aclosing(_chunks(answer)) as chunks,
+                contextlib.aclosing(_admitted(chunks, admit, limit_bytes)) as admitted,
+            ):
+                staged = await into.stage(admitted, limit_bytes=limit_bytes)
         except store.TooLargeError:
             raise FetchError(fetches.over(order, self._bounds.max_bytes)) from None
         except store.StoreError as error:
@@ -279,6 +292,17 @@ async def _chunks(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]
         async for chunk in answer.content.iter_any():
             METRICS.fetched_bytes.inc(len(chunk))
             yield chunk
+
+
+async def _admitted(
+    chunks: AsyncIterator[bytes], admit: Admit, limit_bytes: int
+) -> AsyncGenerator[bytes, None]:
+    total = 0
+    async for chunk in chunks:
+        total += len(chunk)
+        if total <= limit_bytes:  # else the store refuses it, whatever there is room for
+            await admit(total, is_whole=False)
+        yield chunk
 
 
 @contextlib.contextmanager

@@ -8,16 +8,27 @@ import asyncio
 import contextlib
 import functools
 import logging
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, assert_never
 
 from manifestry.adapters import clock as clocks
 from manifestry.adapters import store
 from manifestry.adapters.storage_metrics import METRICS
 from manifestry.core import fetches
-from manifestry.core.fetches import Failure, Fetched, FetchError, Order, Outcome, Pending
+from manifestry.core.fetches import (
+    Admit,
+    Failure,
+    Fetched,
+    FetchError,
+    NoRoom,
+    NoRoomError,
+    Order,
+    Outcome,
+    Pending,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -29,12 +40,31 @@ Wake = Callable[[str, str], None]
 class Fetch(Protocol):
     """What makes one download; see `fetches.Fetcher`."""
 
-    async def fetch(self, order: Order, into: store.Store) -> Fetched:
-        """Return where the bytes are staged.
+    async def fetch(self, order: Order, into: store.Store, admit: Admit) -> Fetched:
+        """Return where the bytes are staged, each admitted before it was accepted.
 
         Raises:
             FetchError: there are none.
+            NoRoomError: they were not admitted.
         """
+
+
+class Charge(Protocol):
+    """Charges an artifact's bytes to its tenant's quota."""
+
+    async def __call__(self, total_bytes: int, *, is_whole: bool) -> int:
+        """Return how many bytes are charged now: `total_bytes`, or more unless `is_whole`.
+
+        Raises:
+            NoRoomError: there is no room for `total_bytes`.
+            FetchError: it is not known at present.
+        """
+
+
+async def uncharged(total_bytes: int, *, is_whole: bool) -> int:
+    """Charge nobody."""
+    del total_bytes, is_whole
+    return sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -44,6 +74,9 @@ class Wanted:
     Args:
         orders: by the payload's name.
         retry_seconds: after which a server that did not answer is asked again.
+        other_bytes: what the quota counts of the artifact besides `orders`.
+        charged_bytes: how much is charged for the artifact as a whole.
+        charge: for more than that.
     """
 
     namespace: str
@@ -52,6 +85,9 @@ class Wanted:
     generation: int
     orders: Mapping[str, Order]
     retry_seconds: float
+    other_bytes: int = 0
+    charged_bytes: int = 0
+    charge: Charge = uncharged
 
 
 @dataclass(eq=False)
@@ -59,7 +95,8 @@ class _Entry:
     order: Order
     retry_seconds: float
     previous: Failure | None = None
-    outcome: Fetched | Failure | None = None  # None while it waits or runs
+    outcome: Fetched | Failure | NoRoom | None = None  # None while it waits or runs
+    accepted_bytes: int = 0  # which the quota must have room for
     ended: float = 0.0
     task: "asyncio.Task[None] | None" = None
     is_dropped: bool = False
@@ -68,12 +105,26 @@ class _Entry:
     def shown(self) -> Outcome:
         return Pending(self.previous) if self.outcome is None else self.outcome
 
+    @property
+    def counted_bytes(self) -> int:
+        return max(self.order.size_bytes or 0, self.accepted_bytes)
+
 
 @dataclass(eq=False)
 class _Artifact:
     uid: str
     generation: int
+    wanted: Wanted
+    charged_bytes: int = 0
     entries: dict[str, _Entry] = field(default_factory=dict)
+
+    async def admit(self, entry: _Entry, size_bytes: int, *, is_whole: bool) -> None:
+        """Charge what is not charged yet: all files of an artifact share one charge."""
+        entry.accepted_bytes = max(entry.accepted_bytes, size_bytes)
+        total = self.wanted.other_bytes + sum(each.counted_bytes for each in self.entries.values())
+        if total > self.charged_bytes:
+            charged = await self.wanted.charge(total, is_whole=is_whole)
+            self.charged_bytes = max(self.charged_bytes, charged)
 
 
 class FetchQueue:
@@ -97,7 +148,7 @@ class FetchQueue:
         self._wake = wake
         self._clock = clock or clocks.SystemClock()
         self._known: dict[tuple[str, str], _Artifact] = {}
-        self._waiting: OrderedDict[str, deque[tuple[str, _Entry]]] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[tuple[_Artifact, _Entry]]] = OrderedDict()
         self._running: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -117,7 +168,7 @@ class FetchQueue:
             if isinstance(entry.outcome, Failure) and self._is_due(entry, entry.outcome):
                 entry.previous, entry.outcome = entry.outcome, None
                 entry.retry_seconds = wanted.retry_seconds
-                self._enqueue(wanted.namespace, wanted.name, entry)
+                self._enqueue(known, entry)
         if any(
             isinstance(entry.outcome, Failure) and entry.outcome.is_refusal
             for entry in known.entries.values()
@@ -127,8 +178,14 @@ class FetchQueue:
             for file, order in wanted.orders.items():
                 if file not in known.entries:
                     known.entries[file] = _Entry(order, wanted.retry_seconds)
-                    self._enqueue(wanted.namespace, wanted.name, known.entries[file])
+                    self._enqueue(known, known.entries[file])
         return {file: entry.shown for file, entry in known.entries.items()}
+
+    def holds(self, namespace: str, name: str) -> bool:
+        """Tell whether any of an Artifact's bytes are staged, or on their way."""
+        known = self._known.get((namespace, name))
+        outcomes = [entry.outcome for entry in known.entries.values()] if known else []
+        return any(outcome is None or isinstance(outcome, Fetched) for outcome in outcomes)
 
     def forget(self, namespace: str, name: str) -> None:
         """Stop an Artifact's downloads and drop what is staged; without effect when there is nothing."""
@@ -152,7 +209,8 @@ class FetchQueue:
             self.forget(*key)
             known = None
         if known is None:
-            known = self._known[key] = _Artifact(wanted.uid, wanted.generation)
+            known = self._known[key] = _Artifact(wanted.uid, wanted.generation, wanted)
+        known.wanted, known.charged_bytes = wanted, wanted.charged_bytes
         if known.generation != wanted.generation:  # the publisher has acted
             known.generation = wanted.generation
             known.entries = {
@@ -176,20 +234,21 @@ class FetchQueue:
         if isinstance(entry.outcome, Fetched):
             self._spawn(self._discard(entry.outcome))
 
-    def _enqueue(self, namespace: str, name: str, entry: _Entry) -> None:
-        self._waiting.setdefault(namespace, deque()).append((name, entry))
+    def _enqueue(self, known: _Artifact, entry: _Entry) -> None:
+        self._waiting.setdefault(known.wanted.namespace, deque()).append((known, entry))
         self._begin()
 
     def _begin(self) -> None:
         """Give free slots away."""
         while self.running < self._slots and (turn := self._next_turn()) is not None:
-            namespace, name, entry = turn
+            known, entry = turn
+            namespace = known.wanted.namespace
             self._running[namespace] = self._running.get(namespace, 0) + 1
-            entry.task = self._spawn(self._run(namespace, name, entry))
+            entry.task = self._spawn(self._run(known, entry))
             # not in the task itself: one that is cancelled before its first step never runs
             entry.task.add_done_callback(functools.partial(self._end, namespace))
 
-    def _next_turn(self) -> tuple[str, str, _Entry] | None:
+    def _next_turn(self) -> tuple[_Artifact, _Entry] | None:
         for namespace, waiting in list(self._waiting.items()):
             while waiting and waiting[0][1].is_dropped:
                 waiting.popleft()
@@ -200,7 +259,7 @@ class FetchQueue:
             return None
         namespace = min(free, key=lambda each: self._running.get(each, 0))
         self._waiting.move_to_end(namespace)
-        return namespace, *self._waiting[namespace].popleft()
+        return self._waiting[namespace].popleft()
 
     def _end(self, namespace: str, _: "asyncio.Task[None]") -> None:
         self._running[namespace] -= 1
@@ -214,11 +273,13 @@ class FetchQueue:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _run(self, namespace: str, name: str, entry: _Entry) -> None:
-        started = self._clock.monotonic()
-        entry.outcome = await self._attempt(entry.order)
+    async def _run(self, known: _Artifact, entry: _Entry) -> None:
+        started, namespace, name = self._clock.monotonic(), known.wanted.namespace, known.wanted.name
+        entry.outcome = await self._attempt(known, entry)
         entry.task, entry.ended = None, self._clock.monotonic()
-        reason = entry.outcome.reason if isinstance(entry.outcome, Failure) else "Fetched"
+        if not isinstance(entry.outcome, Fetched):
+            entry.accepted_bytes = 0
+        reason = _reason(entry.outcome)
         METRICS.fetches.labels(reason).observe(entry.ended - started)
         _logger.info(
             "fetch ended",
@@ -232,11 +293,13 @@ class FetchQueue:
         )
         self._wake(namespace, name)
 
-    async def _attempt(self, order: Order) -> Fetched | Failure:
+    async def _attempt(self, known: _Artifact, entry: _Entry) -> Fetched | Failure | NoRoom:
         try:
-            return await self._fetch.fetch(order, self._store)
+            return await self._fetch.fetch(entry.order, self._store, functools.partial(known.admit, entry))
         except FetchError as error:
             return error.failure
+        except NoRoomError as error:
+            return error.found
         except Exception:  # an outermost boundary: the Artifact must hear of it
             _logger.exception("fetch failed")
             return Failure("SourceUnavailable", "the fetch failed unexpectedly", "soon")
@@ -244,3 +307,15 @@ class FetchQueue:
     async def _discard(self, fetched: Fetched) -> None:
         with contextlib.suppress(store.StoreError):
             await self._store.discard(store.Staged(fetched.upload_id, fetched.digest, fetched.size_bytes))
+
+
+def _reason(outcome: Fetched | Failure | NoRoom) -> str:
+    match outcome:
+        case Fetched():
+            return "Fetched"
+        case Failure():
+            return outcome.reason
+        case NoRoom():
+            return "NoRoom"
+        case other:
+            assert_never(other)

@@ -1,30 +1,25 @@
 """The collector's side of a store: what there is, what is marked, pinned and claimed, and how a blob goes.
 
-Removing a blob takes these steps, in this order: claim it; read live what refers to it; read its time again;
-remove it; give the claim back. `store_claims` says why that can never cost a publisher its blob.
+Removing a blob takes these steps, in this order: claim it; fence the claim; read live what refers to it; read
+its time again; remove it; give the claim back. docs/adr/0005 says why no publisher can lose its blob by that.
 """
 
-import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from manifestry.adapters import inventory_port, store_port
+from manifestry.adapters import bounded, claims_port, inventory_port, store_port
+from manifestry.adapters.claims_port import CLAIM_STALE, Claim
 from manifestry.adapters.inventory_port import LIST_MAX, RECORD_MAX_BYTES, Item
 from manifestry.core import blobkeys, garbage, garbagekeys
 from manifestry.core.garbage import Blob, Pin
 
-# A collector may remove a blob so long after it claimed it: what refers to the blob was read in between.
-CLAIM_SECONDS: Final = 120.0
-# An abandoned claim is taken away after this time: by then the last request of its collector has ended.
-CLAIM_STALE: Final = timedelta(seconds=300)
-IN_FLIGHT: Final = 16  # requests at once for the blobs of one batch
 _OWNER_START: Final = b'{"version": 1, "clusterUid": "'
 
 Live = Callable[[frozenset[str]], Awaitable[Collection[str]]]
-Clock = Callable[[], float]
 
 
 class Mark(NamedTuple):
@@ -41,19 +36,19 @@ class Removal:
     Args:
         removed: what is gone.
         kept: what turned out to be new, or to be referred to, or claimed by somebody else.
+        late: of these, what the store has refused to remove: the claim was too old, or gone.
     """
 
     removed: list[Blob] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
 
 
 @dataclass
 class _Batch:
-    tenant_uid: str
-    claimed: dict[str, datetime]
-    referred: frozenset[str]
+    referred: Collection[str]
     grace: timedelta
-    started: float
+    done: Removal
     error: store_port.StoreError | None = None
 
 
@@ -62,13 +57,11 @@ class Inventory:
 
     Args:
         store: whose blobs.
-        clock: seconds that never go back; a test's, where a test needs it.
     """
 
-    def __init__(self, store: store_port.Store, clock: Clock | None = None) -> None:
-        self._store = store
+    def __init__(self, store: store_port.Store) -> None:
         self._records: inventory_port.Records = store.records()
-        self._monotonic = clock or (lambda: asyncio.get_running_loop().time())
+        self._claims: claims_port.Claims = store.claims()
 
     async def own(self, cluster_uid: str, now: datetime) -> str:
         """Make the store that of a cluster if it is nobody's, and return whose it is; empty for unknown.
@@ -123,11 +116,13 @@ class Inventory:
 
     async def mark(self, tenant_uid: str, digests: Iterable[str]) -> None:
         """Say that nothing refers to these blobs from now on."""
-        await _each(self._records.write(garbagekeys.mark(tenant_uid, digest), b"") for digest in digests)
+        await bounded.each(
+            self._records.write(garbagekeys.mark(tenant_uid, digest), b"") for digest in digests
+        )
 
     async def unmark(self, tenant_uid: str, digests: Iterable[str]) -> None:
         """Take marks away; nothing happens where there are none."""
-        await _each(self._records.remove(garbagekeys.mark(tenant_uid, digest)) for digest in digests)
+        await bounded.each(self._records.remove(garbagekeys.mark(tenant_uid, digest)) for digest in digests)
 
     async def pins(self, tenant_uid: str) -> AsyncIterator[Pin]:
         """Yield a tenant's pins.
@@ -183,57 +178,60 @@ class Inventory:
             StoreUnavailableError: the store fails; claims of requests that may still be on their way are left
                 to become stale.
         """
-        started, done = self._monotonic(), Removal()
-        claimed: dict[str, datetime] = {}
+        made: list[Claim] = []
         try:
-            await _each(self._claim(tenant_uid, digest, claimed) for digest in sorted(digests))
-            referred = await live(frozenset(claimed)) if claimed else ()
+            await bounded.each(self._claim(tenant_uid, digest, made) for digest in sorted(digests))
+            claims = await self._claims.fence(made)
+            referred = await live(frozenset(claim.digest for claim in claims)) if claims else ()
         except BaseException:
-            await self._release(tenant_uid, claimed, started)
+            with contextlib.suppress(store_port.StoreError):  # else they become stale
+                await self._claims.give_back(made)
             raise
-        batch = _Batch(tenant_uid, claimed, frozenset(referred), grace, started)
-        await _each(self._finish(batch, digest, done) for digest in claimed)
-        done.kept += sorted(set(digests) - set(claimed))
+        batch = _Batch(frozenset(referred), grace, Removal())
+        batch.done.kept += sorted(set(digests) - {claim.digest for claim in claims})
+        await bounded.each(self._finish(batch, claim) for claim in claims)
         if batch.error is not None:
             raise batch.error
-        return done
+        return batch.done
 
-    async def _finish(self, batch: "_Batch", digest: str, done: Removal) -> None:
+    async def _claim(self, tenant_uid: str, digest: str, made: list[Claim]) -> None:
+        claim = await self._claims.make(tenant_uid, digest)
+        if claim is not None:
+            made.append(claim)
+
+    async def _finish(self, batch: "_Batch", claim: Claim) -> None:
         """Remove one claimed blob or let it be; after the first error the others are let be."""
-        if digest in batch.referred or batch.error is not None:
-            done.kept.append(digest)
+        if claim.digest in batch.referred or batch.error is not None:
+            batch.done.kept.append(claim.digest)
         else:
             try:
-                await self._remove(batch, digest, done)
+                await self._remove(batch, claim)
             except store_port.StoreError as error:
                 batch.error = batch.error or error
                 return  # the request may still be on its way: the claim stays
-        await self._release(batch.tenant_uid, [digest], batch.started)
+        await self._claims.release(claim)
 
-    async def _remove(self, batch: "_Batch", digest: str, done: Removal) -> None:
-        blob = await self.blob(batch.tenant_uid, digest)
-        in_time = self._monotonic() - batch.started < CLAIM_SECONDS
-        if blob is None or not in_time or not garbage.may_remove(blob, batch.claimed[digest], batch.grace):
-            done.kept.append(digest)
-            return
-        await self._store.delete(batch.tenant_uid, digest)
-        done.removed.append(blob)
-        await self.unmark(batch.tenant_uid, [digest])
+    async def _remove(self, batch: "_Batch", claim: Claim) -> None:
+        blob = await self.blob(claim.tenant_uid, claim.digest)
+        if blob is None or not garbage.may_remove(blob, claim.made, batch.grace):
+            batch.done.kept.append(claim.digest)
+        elif await self._claims.remove(claim):
+            batch.done.removed.append(blob)
+            await self.unmark(claim.tenant_uid, [claim.digest])
+        else:
+            batch.done.kept.append(claim.digest)
+            batch.done.late.append(claim.digest)
 
     async def quarantine(self, tenant_uid: str, seen: Blob) -> bool:
         """Set damaged bytes aside, if they are the ones that were `seen`; tell whether they were.
 
         Who publishes the digest again then finds it absent and stores good bytes.
         """
-        started = self._monotonic()
-        if not await self._claim(tenant_uid, seen.digest, {}):
-            return False
-        same = await self.blob(tenant_uid, seen.digest) == seen
-        if same and self._monotonic() - started < CLAIM_SECONDS:
-            key = blobkeys.blob(tenant_uid, seen.digest)
-            await self._records.move(key, garbagekeys.quarantine(tenant_uid, seen.digest))
-        await self._release(tenant_uid, [seen.digest], started)
-        return same
+
+        async def is_same() -> bool:
+            return await self.blob(tenant_uid, seen.digest) == seen
+
+        return await self._claims.set_aside(tenant_uid, seen.digest, is_same)
 
     async def quarantined(self, tenant_uid: str) -> AsyncIterator[Item]:
         """Yield what was set aside."""
@@ -244,51 +242,16 @@ class Inventory:
         """Remove what was set aside."""
         await self._records.remove(item.key)
 
-    async def reap(self, before: datetime) -> int:
+    async def reap(self, age: timedelta = CLAIM_STALE) -> int:
         """Take away the claims of collectors that have died; return how many."""
-        stale = [item async for item in self._all(garbagekeys.CLAIMS) if _is_stale(item, before)]
-        await _each(self._records.remove(item.key) for item in stale)
-        return len(stale)
+        return await self._claims.reap(age)
 
     async def prune(self, tenant_uid: str) -> None:
         """Remove the empty folders of a tenant that is gone."""
         await self._records.prune(garbagekeys.prefix(tenant_uid))
 
-    async def _claim(self, tenant_uid: str, digest: str, made: dict[str, datetime]) -> bool:
-        item = await self._records.create(garbagekeys.claim(tenant_uid, digest), b"")
-        if item is not None:
-            made[digest] = item.modified
-        return item is not None
-
-    async def _release(self, tenant_uid: str, digests: Iterable[str], started: float) -> None:
-        """Give claims back, unless they may have become stale and then somebody else's."""
-        if self._monotonic() - started < CLAIM_STALE.total_seconds() / 2:
-            await _each(self._records.remove(garbagekeys.claim(tenant_uid, digest)) for digest in digests)
-
-    async def _all(self, prefix: str, after: str = "") -> AsyncIterator[Item]:
-        while True:
-            page = await self._records.scan(prefix, after=after, limit=LIST_MAX)
-            for item in page:
-                yield item
-            if len(page) < LIST_MAX:
-                return
-            after = page[-1].key
-
-
-async def _each(calls: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Await calls, some at once; the first error is raised when all under way have ended."""
-    results: list[Any] = []
-    pending = list(calls)
-    for start in range(0, len(pending), IN_FLIGHT):
-        batch = pending[start : start + IN_FLIGHT]
-        answers = await asyncio.gather(*batch, return_exceptions=True)
-        errors = [answer for answer in answers if isinstance(answer, BaseException)]
-        if errors:
-            for call in pending[start + IN_FLIGHT :]:
-                call.close()
-            raise errors[0]
-        results += answers
-    return results
+    def _all(self, prefix: str, after: str = "") -> AsyncIterator[Item]:
+        return inventory_port.walk(self._records, prefix, after)
 
 
 def _is_blank(record: bytes) -> bool:
@@ -306,10 +269,6 @@ def _owner(record: bytes) -> str:
 def _blob(item: Item) -> Blob | None:
     parsed = blobkeys.parse_blob(item.key)
     return None if parsed is None else Blob(parsed[1], item.size_bytes, item.modified)
-
-
-def _is_stale(item: Item, before: datetime) -> bool:
-    return garbagekeys.parse_claim(item.key) is not None and item.modified < before
 
 
 def _is_uuid(name: str) -> bool:

@@ -72,10 +72,6 @@ class LocalRecords:
         """Remove a file."""
         await self._run("remove", self._remove, key)
 
-    async def move(self, key: str, to: str) -> None:
-        """Rename a file."""
-        await self._run("move", self._move, key, to)
-
     async def prune(self, prefix: str) -> None:
         """Remove empty folders, the deepest first."""
         await self._run("prune", self._prune, PurePosixPath(prefix))
@@ -169,17 +165,6 @@ class LocalRecords:
             store_files.open_folder(self._root, path.parent) as folder,
         ):
             os.unlink(path.name, dir_fd=folder)
-
-    def _move(self, key: str, to: str) -> None:
-        source, target = PurePosixPath(key), PurePosixPath(to)
-        with (
-            store_files.open_folder(self._root, target.parent, create=True) as there,
-            contextlib.suppress(FileNotFoundError),
-            store_files.open_folder(self._root, source.parent) as here,
-        ):
-            os.rename(source.name, target.name, src_dir_fd=here, dst_dir_fd=there)
-            os.fsync(there)
-            os.fsync(here)
 
     def _prune(self, path: PurePosixPath) -> None:
         for name in self._folders(str(path)):

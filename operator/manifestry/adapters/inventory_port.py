@@ -3,6 +3,7 @@
 Times are the store's own: of the file system or of the bucket's server, never this process's clock.
 """
 
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
@@ -59,10 +60,17 @@ class Records(Protocol):
         """Remove a key; nothing happens when it is gone."""
         ...
 
-    async def move(self, key: str, to: str) -> None:
-        """Give the bytes another key and replace what is there; nothing happens when they are gone."""
-        ...
-
     async def prune(self, prefix: str) -> None:
         """Remove the empty folders below `prefix` and itself, where a store has folders."""
         ...
+
+
+async def walk(records: Records, prefix: str, after: str = "") -> AsyncIterator[Item]:
+    """Yield all keys below a prefix that come after `after`, in order, page by page."""
+    while True:
+        page = await records.scan(prefix, after=after, limit=LIST_MAX)
+        for item in page:
+            yield item
+        if len(page) < LIST_MAX:
+            return
+        after = page[-1].key

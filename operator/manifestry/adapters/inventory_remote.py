@@ -76,13 +76,8 @@ class RemoteRecords:
         found = await self._meta(key)
         if found is None or await self.read(key, limit_bytes=RECORD_MAX_BYTES) != seen:
             return False
-        seen_version: UpdateVersion = {}
-        if found["e_tag"] is not None:
-            seen_version["e_tag"] = found["e_tag"]
-        if found["version"] is not None:
-            seen_version["version"] = found["version"]
         try:
-            await self._call("replace", obstore.put_async(self._bucket, key, data, mode=seen_version))
+            await self._call("replace", obstore.put_async(self._bucket, key, data, mode=version(found)))
         except (obstore_errors.PreconditionError, obstore_errors.AlreadyExistsError):
             return False
         return True
@@ -111,21 +106,33 @@ class RemoteRecords:
         except BlobNotFoundError:
             return
 
-    async def move(self, key: str, to: str) -> None:
-        """Copy an object and remove the original."""
+    async def copy(self, key: str, to: str) -> None:
+        """Copy an object and replace what is there; nothing happens when it is gone."""
         found = await self.head(key)
         if found is None:
             return
         if found.size_bytes:
             copy = obstore.copy_async(self._bucket, key, to, overwrite=True)
-            await self._call("move", copy, seconds=MOVE_SECONDS)
+            try:
+                await self._call("move", copy, seconds=MOVE_SECONDS)
+            except BlobNotFoundError:
+                return
             await self._call("move", landed(lambda: self._meta(to), found.size_bytes), seconds=MOVE_SECONDS)
         else:  # there is nothing to copy
             await self.write(to, b"")
-        await self.remove(key)
 
     async def prune(self, prefix: str) -> None:
         """Do nothing: a bucket has no folders."""
+
+
+def version(found: "ObjectMeta") -> "UpdateVersion":
+    """Return what a write is bound to that may replace this version of an object only."""
+    seen: UpdateVersion = {}
+    if found["e_tag"] is not None:
+        seen["e_tag"] = found["e_tag"]
+    if found["version"] is not None:
+        seen["version"] = found["version"]
+    return seen
 
 
 async def landed(look: Callable[[], Awaitable["ObjectMeta | None"]], size_bytes: int) -> None:

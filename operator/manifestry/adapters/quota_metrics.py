@@ -1,5 +1,7 @@
 """The metrics of the quota and of a job's way, declared in one place."""
 
+from collections.abc import Collection
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from manifestry.core import quotas, storagequotas
@@ -90,6 +92,20 @@ class QuotaMetrics:
         """Drop the series of a tenant whose storage is not limited any more."""
         for gauge in (self.storage, self.storage_artifacts):
             gauge.remove_by_labels({"tenant": tenant})
+
+    def retain(self, tenants: Collection[str], job_types: Collection[str]) -> None:
+        """Drop the series of tenants and of job types that do not exist any more."""
+        for gauge in (self.limit, self.running, self.queued, self.reserved):
+            _drop(gauge, "tenant", tenants)
+            _drop(gauge, "job_type", job_types)
+        for gauge in (self.storage, self.storage_artifacts):
+            _drop(gauge, "tenant", tenants)
+
+
+def _drop(gauge: Gauge, label: str, kept: Collection[str]) -> None:
+    found = {sample.labels[label] for metric in gauge.collect() for sample in metric.samples}
+    for value in found.difference(kept):
+        gauge.remove_by_labels({label: value})
 
 
 METRICS = QuotaMetrics(REGISTRY)

@@ -324,7 +324,10 @@ class RemoteSessions:
 
     async def _create(self, key: str, data: bytes) -> bool:
         try:
-            await self._write(obstore.put_async(self._bucket, key, data, mode="create"))
+            put = obstore.put_async(
+                self._bucket, key, data, mode="create", attributes=store_remote.ATTRIBUTES
+            )
+            await self._write(put)
         except obstore_errors.AlreadyExistsError:
             return False
         return True

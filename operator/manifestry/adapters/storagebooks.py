@@ -69,6 +69,12 @@ class StorageBooks(ledgerbooks.LedgerBooks[Account]):
             lambda account: storagequotas.land(account, wanted, key, limits, self._now()),
         )
 
+    async def trim(self, namespace: str, wanted: Wanted) -> bool:
+        """Give back what an artifact's own charge holds above what is wanted; tell whether it did."""
+        return await self.transact(
+            namespace, LEDGER, lambda account: storagequotas.trim(account, wanted, self._now())
+        )
+
     async def release(self, namespace: str, key: str) -> bool:
         """Give back what an upload was charged; tell whether it was."""
         return await self.transact(namespace, LEDGER, lambda account: storagequotas.release(account, key))

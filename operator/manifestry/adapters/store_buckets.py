@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from obstore import exceptions as obstore_errors
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from manifestry.adapters import store_links, store_remote
+from manifestry.adapters import store_deletes, store_links, store_remote
 from manifestry.settings import PREFIX, SettingsError, StoreSettings
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def connect(settings: StoreSettings) -> store_remote.RemoteStore:
         timeout_seconds=settings.store_timeout_seconds,
         refresh_after=timedelta(seconds=settings.gc_grace_seconds / 2),
         signer=store_links.Signer(client, settings) if _can_sign(settings) else None,
+        deletes=store_deletes.Deletes(client, settings) if _can_sign(settings) else None,
     )
 
 
@@ -82,7 +83,7 @@ def _common(settings: StoreSettings) -> dict[str, Any]:
 
 
 def _can_sign(settings: StoreSettings) -> bool:
-    """Tell whether the links that obstore signs are good.
+    """Tell whether what obstore signs, links and removals, is good.
 
     For Cloud Storage it signs the host storage.googleapis.com, whatever host the link leads to.
     """
@@ -92,7 +93,6 @@ def _can_sign(settings: StoreSettings) -> bool:
 def _s3(settings: StoreSettings) -> dict[str, Any]:
     return {
         "region": settings.store_region,
-        "copy_if_not_exists": "multipart",
         **_given("endpoint", settings.store_endpoint),
         **_secret("access_key_id", settings.store_access_key_id),
         **_secret("secret_access_key", settings.store_secret_access_key),

@@ -5,7 +5,7 @@ whether the blob is new, or whether something refers to it. At least one of them
 rule). The publisher gives way: it waits until the claim is gone and publishes again. Because a claim may have
 come and gone between its two steps, it looks at last whether its blob is still there.
 
-References: docs/operations.md "Garbage"; `inventory` is the collector's side.
+References: docs/adr/0005; `inventory` and `claims_port` are the collector's side.
 """
 
 import asyncio

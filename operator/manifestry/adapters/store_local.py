@@ -20,7 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Final, ParamSpec, TypeVar
 
-from manifestry.adapters import inventory_local, store_claims, store_files, store_payloads, store_port
+from manifestry.adapters import (
+    claims_local,
+    inventory_local,
+    store_claims,
+    store_files,
+    store_payloads,
+    store_port,
+)
 from manifestry.adapters.store_claims import Hold
 from manifestry.adapters.store_port import (
     BATCH_BYTES,
@@ -163,6 +170,10 @@ class LocalStore:
     def records(self) -> inventory_local.LocalRecords:
         """Return what the collector works on."""
         return inventory_local.LocalRecords(self._root, self._run)
+
+    def claims(self) -> claims_local.LocalClaims:
+        """Return how the collector removes."""
+        return claims_local.LocalClaims(self._root, self._run)
 
     async def close(self) -> None:
         """Let the threads end; a hung one is not waited for."""

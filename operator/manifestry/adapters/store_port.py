@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, Protocol
 
+from manifestry.adapters.claims_port import Claims
 from manifestry.adapters.inventory_port import Records
 from manifestry.core import errors
 
@@ -181,7 +182,7 @@ class Store(Protocol):
         ...
 
     async def delete(self, tenant_uid: str, digest: str) -> None:
-        """Remove a blob; nothing happens when it is gone."""
+        """Remove a blob, whoever may be publishing it; the collector removes under a claim only."""
         ...
 
     async def canary(self) -> None:
@@ -194,6 +195,10 @@ class Store(Protocol):
 
     def records(self) -> Records:
         """Return what the collector works on, see `inventory`."""
+        ...
+
+    def claims(self) -> Claims:
+        """Return how the collector removes, see `claims_port`."""
         ...
 
     async def close(self) -> None:

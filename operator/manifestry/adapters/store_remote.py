@@ -19,8 +19,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import obstore
 from obstore import exceptions as obstore_errors
+from obstore.store import S3Store
 
-from manifestry.adapters import inventory_remote, store_claims, store_links, store_port
+from manifestry.adapters import (
+    claims_remote,
+    inventory_remote,
+    store_claims,
+    store_deletes,
+    store_links,
+    store_port,
+)
 from manifestry.adapters.store_claims import Hold
 from manifestry.adapters.store_port import (
     BATCH_BYTES,
@@ -37,7 +45,7 @@ from manifestry.adapters.store_port import (
 from manifestry.core import blobkeys, digests, garbagekeys
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
+    from obstore import Attributes, ObjectMeta
     from obstore.store import ObjectStore
 
 PART_BYTES: Final = 5 << 20  # S3's smallest part; its 10,000 parts are 48 GiB, above COPY_MAX_BYTES
@@ -51,6 +59,14 @@ COPY_MAX_BYTES: Final = 5 << 30  # S3's CopyObject and UploadPartCopy end here
 COPY_BYTES_PER_SECOND: Final = 32 << 20  # a copy may take this long above the timeout: 5 GiB in 160 s
 # An old blob that is published again is copied again, so that a collector's grace period starts anew.
 REFRESH_AFTER: Final = timedelta(hours=1)
+
+# What a bucket says to whoever follows a signed link: these are a tenant's bytes, to be saved, never shown
+# from the bucket's own host. The same for all, as a blob may belong to several artifacts; copies keep it.
+ATTRIBUTES: Final["Attributes"] = {
+    "Content-Type": "application/octet-stream",
+    "Content-Disposition": "attachment",
+    "Cache-Control": "private, no-cache",
+}
 
 _FULL = re.compile(
     r"status code: 507|StorageFull|InsufficientStorage|QuotaExceeded|no space left", re.IGNORECASE
@@ -66,6 +82,7 @@ class RemoteStore:
         bucket: an obstore store whose root is ours alone.
         timeout_seconds: how long one request may take, retries included.
         signer: makes links for clients, where the store can.
+        deletes: makes removals that have an end, where the store can.
     """
 
     def __init__(
@@ -74,10 +91,12 @@ class RemoteStore:
         *,
         timeout_seconds: float,
         signer: store_links.Signer | None = None,
+        deletes: store_deletes.Deletes | None = None,
         refresh_after: timedelta = REFRESH_AFTER,
     ) -> None:
         self._bucket = bucket
         self._signer = signer
+        self._deletes = deletes
         self._timeout_seconds = timeout_seconds
         self._refresh_after = refresh_after
 
@@ -183,13 +202,23 @@ class RemoteStore:
         """Return what the collector works on."""
         return inventory_remote.RemoteRecords(self._bucket, self._call)
 
+    def claims(self) -> claims_remote.RemoteClaims:
+        """Return how the collector removes."""
+        return claims_remote.RemoteClaims(self._bucket, self._call, self._deletes)
+
     async def close(self) -> None:
-        """Do nothing: obstore's connections end with the object."""
+        """Close what sends removals; obstore's connections end with the object."""
+        if self._deletes is not None:
+            await self._deletes.close()
 
     @contextlib.asynccontextmanager
     async def _writer(self, key: str) -> AsyncIterator[Any]:
         writer = obstore.open_writer_async(
-            self._bucket, key, buffer_size=PART_BYTES, max_concurrency=PARTS_IN_FLIGHT
+            self._bucket,
+            key,
+            attributes=ATTRIBUTES,
+            buffer_size=PART_BYTES,
+            max_concurrency=PARTS_IN_FLIGHT,
         )
         try:
             yield writer
@@ -244,7 +273,7 @@ class RemoteStore:
 
     async def _put(self, key: str, data: bytes) -> None:
         if not await self._create(key, data) and not await self._holds(key, data):
-            await self._write("put", obstore.put_async(self._bucket, key, data, use_multipart=False))
+            await self._replace("put", key, data)
 
     async def _holds(self, key: str, data: bytes) -> bool:
         """Tell whether exactly these bytes are there, and new enough; damaged ones are written anew."""
@@ -258,15 +287,24 @@ class RemoteStore:
 
     async def _create(self, key: str, data: bytes) -> bool:
         try:
-            await self._write("put", obstore.put_async(self._bucket, key, data, mode="create"))
+            await self._write(
+                "put", obstore.put_async(self._bucket, key, data, mode="create", attributes=ATTRIBUTES)
+            )
         except obstore_errors.AlreadyExistsError:
             return False
         return True
 
+    async def _replace(self, operation: str, key: str, data: bytes) -> None:
+        put = obstore.put_async(self._bucket, key, data, use_multipart=False, attributes=ATTRIBUTES)
+        await self._write(operation, put)
+
     async def _copy(self, source: str, key: str, size_bytes: int, *, overwrite: bool) -> None:
         if size_bytes == 0:  # there is nothing to copy
-            await self._write("publish", obstore.put_async(self._bucket, key, b"", use_multipart=False))
+            await self._replace("publish", key, b"")
             return
+        # obstore asks S3 for a copy "if there is none" by an upload in parts, which forgets `ATTRIBUTES`.
+        # To copy over what a rival has just made does no harm: under one digest the bytes are the same.
+        overwrite = overwrite or isinstance(self._bucket, S3Store)
         copy = obstore.copy_async(self._bucket, source, key, overwrite=overwrite)
         with contextlib.suppress(obstore_errors.AlreadyExistsError):
             await self._call("publish", copy, seconds=self._patience(size_bytes))

@@ -204,7 +204,8 @@ def needed_bytes(observed: Observed, now: datetime) -> int | None:
     """Return how much must be charged to the quota before `plan` is carried out, None when it is refused.
 
     While an upload is awaited, nothing counts but what was uploaded; else what is not there yet counts as
-    what the publisher has stated, or as nothing.
+    what the publisher has stated, or as nothing. A download that found no room has found out how much is
+    needed at least.
     """
     try:
         payloads = _payloads(observed.body)
@@ -213,10 +214,25 @@ def needed_bytes(observed: Observed, now: datetime) -> int | None:
         return None
     if any(isinstance(item.source, Upload) and item.source.digest is None for item in payloads):
         return sum(sources.stated_bytes(item) for item in payloads if isinstance(item.source, Upload))
-    return sum(
+    known = sum(
         found.size_bytes if isinstance(found, Found) else sources.stated_bytes(payload)
         for payload, found in located
     )
+    return max([known, *(each.size_bytes for each in short_of_room(observed))])
+
+
+def short_of_room(observed: Observed) -> list[fetches.NoRoom]:
+    """Return the downloads that the quota has stopped."""
+    outcomes = (observed.evidence.downloads or {}).values()
+    return [outcome for outcome in outcomes if isinstance(outcome, fetches.NoRoom)]
+
+
+def is_fetched(body: Body) -> bool:
+    """Tell whether any of the bytes come, or are to come, from a `url`; not of what is stored."""
+    try:
+        return any(isinstance(payload.source, Url) for payload in _payloads(body))
+    except RefusedError:
+        return False
 
 
 def plan(observed: Observed, now: datetime) -> Plan:
@@ -326,12 +342,7 @@ def _recorded(status: Mapping[str, Any]) -> dict[str, str]:
 
 def _is_final(body: Body) -> bool:
     """Tell whether fetched bytes were refused for what they are: then they are not fetched once more."""
-    if _stalled(body) not in _FINAL:
-        return False
-    try:
-        return any(isinstance(payload.source, Url) for payload in _payloads(body))
-    except RefusedError:
-        return False
+    return _stalled(body) in _FINAL and is_fetched(body)
 
 
 def _stalled(body: Body) -> object:

@@ -8,7 +8,7 @@ another thing a moment later): the addresses are judged that are then connected 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 from urllib.parse import urljoin
 
 from manifestry.core import urls
@@ -60,7 +60,20 @@ class Pending:
     previous: Failure | None = None
 
 
-Outcome = Fetched | Failure | Pending
+@dataclass(frozen=True)
+class NoRoom:
+    """The tenant's quota has no room for the bytes; none were accepted beyond what was charged.
+
+    Args:
+        size_bytes: how much the whole artifact needs, with all that had come of its other files by then.
+        at_least: the server did not announce how many bytes come, so it may be more.
+    """
+
+    size_bytes: int
+    at_least: bool = False
+
+
+Outcome = Fetched | Failure | Pending | NoRoom
 
 
 class FetchError(Exception):
@@ -69,6 +82,31 @@ class FetchError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+class NoRoomError(Exception):
+    """A fetch that ended with `NoRoom`."""
+
+    def __init__(self, found: NoRoom) -> None:
+        super().__init__("the tenant's quota has no room")
+        self.found = found
+
+
+class Admit(Protocol):
+    """Charges bytes to the tenant's quota before they are accepted."""
+
+    async def __call__(self, size_bytes: int, *, is_whole: bool) -> None:
+        """Make sure that the first `size_bytes` of a payload are charged; `is_whole`: there are no more.
+
+        Raises:
+            NoRoomError: they must not be accepted.
+            FetchError: it is not known at present.
+        """
+
+
+async def unlimited(size_bytes: int, *, is_whole: bool) -> None:
+    """Admit everything: no quota is kept."""
+    del size_bytes, is_whole
 
 
 def refused(message: str, retry: Retry = "seldom") -> FetchError:

@@ -291,6 +291,8 @@ def _fetched(payload: Payload, evidence: Evidence, now: datetime) -> Found | Wai
             return _checked(Found(payload, digest, size_bytes, upload_id=upload_id))
         case fetches.Failure():
             return _failed(payload, outcome, retry_seconds(evidence.created, now))
+        case fetches.NoRoom():  # seen only where there is room again: it is fetched once more
+            return Waiting("Fetching", f"{_of(payload)}the bytes are being fetched", RETRY_MIN_SECONDS)
         case fetches.Pending(previous):  # the end of the fetch wakes the Artifact
             if previous is not None:
                 return _failed(payload, previous, None)

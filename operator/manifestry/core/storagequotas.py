@@ -84,12 +84,14 @@ class Grant:
         charge: what now stands in the ledger for the artifact; None when refused.
         before: what stood there before, for `restore`.
         usage: as REST shows it, after the decision.
+        size_bytes: how much of what is wanted is charged now, with what has landed.
     """
 
     reason: Reason
     charge: Charge | None = None
     before: Charge | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
+    size_bytes: int = 0
 
 
 def limits_for(tenant: str, found: Iterable[Mapping[str, Any]]) -> Limits:
@@ -113,11 +115,12 @@ def reserve(account: Account, wanted: Wanted, limits: Limits, now: datetime) -> 
     if refused is not None:
         return account, Grant(refused, usage=usage(account, limits))
     charge = _charged(account, found, wanted, limits, now)
+    size_bytes = charge.size_bytes + found.landed_bytes
     if account.charges.get(charge.uid) == charge and found.artifact is not None:
-        return account, Grant("Reserved", charge, charge, usage(account, limits))
+        return account, Grant("Reserved", charge, charge, usage(account, limits), size_bytes)
     put = (charge,) if charge.uid == wanted.artifact else (_counted(found, wanted, now), charge)
     result = changed(account, remove=found.renamed, put=put)
-    return result, Grant("Reserved", charge, found.before, usage(result, limits))
+    return result, Grant("Reserved", charge, found.before, usage(result, limits), size_bytes)
 
 
 def land(account: Account, wanted: Wanted, key: str, limits: Limits, now: datetime) -> tuple[Account, Grant]:
@@ -151,6 +154,24 @@ def restore(account: Account, charge: Charge, before: Charge | None) -> tuple[Ac
         return changed(account, remove=(charge.uid,)), True
     size_bytes = min(before.size_bytes, charge.size_bytes)
     return changed(account, put=(replace(before, size_bytes=size_bytes, unused=None),)), True
+
+
+def trim(account: Account, wanted: Wanted, now: datetime) -> tuple[Account, bool]:
+    """Give back what an artifact's own charge holds above what is wanted: a download has ended without bytes.
+
+    Only for who decides alone about that charge, which is the operator.
+    """
+    charge = account.charges.get(wanted.artifact)
+    left = max(0, wanted.size_bytes - _found(account, wanted).landed_bytes)
+    if charge is None or charge.size_bytes <= left:
+        return account, False
+    since = max(now, charge.since + _TICK)
+    return changed(account, put=(replace(charge, since=since, size_bytes=left, unused=None),)), True
+
+
+def held_bytes(account: Account, wanted: Wanted) -> int:
+    """Return how much of what is wanted is charged already, with what has landed."""
+    return _found(account, wanted).held_bytes
 
 
 def release(account: Account, key: str) -> tuple[Account, bool]:
@@ -216,13 +237,13 @@ def describe(tenant: str, found: Mapping[str, int]) -> str:
     )
 
 
-def condition(reason: Reason, size_bytes: int, limits: Limits) -> Condition:
+def condition(reason: Reason, size_bytes: int, limits: Limits, *, at_least: bool = False) -> Condition:
     """Return the condition QuotaReserved; its text stays the same while others come and go."""
     if reason == "Reserved":
         return Condition("QuotaReserved", "True", reason, "the artifact is charged to the tenant's quota")
     shown = [f"{limits.max_bytes} bytes"] if limits.max_bytes is not None else []
     shown += [f"{limits.max_artifacts} artifacts"] if limits.max_artifacts is not None else []
-    need = f"the artifact of {size_bytes} bytes"
+    need = f"the artifact of {'at least ' if at_least else ''}{size_bytes} bytes"
     most = f"the tenant's storage quota of {' and '.join(shown)}"
     if reason == "ExceedsMaxQuota":
         return Condition("QuotaReserved", "False", reason, f"{need} must not be greater than {most}")

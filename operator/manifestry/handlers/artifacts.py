@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, assert_never
 
-from manifestry.adapters import cluster, fetchqueues, inventory, store
+from manifestry.adapters import cluster, inventory, store
 from manifestry.core import artifacts, manifests, names, sources
 from manifestry.core.artifacts import (
     Action,
@@ -19,7 +19,7 @@ from manifestry.core.artifacts import (
     Tenant,
 )
 from manifestry.core.sources import Evidence, Reference
-from manifestry.handlers import storagequotas
+from manifestry.handlers import fetchcharges, storagequotas
 from manifestry.handlers.registry import Context
 
 KIND = names.ARTIFACTS.kind
@@ -57,9 +57,10 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
         observed = await _gather(ctx, observed, wanted)
         plan = artifacts.plan(observed, ctx.clock.now())
         await _apply(ctx, body, plan)
+        settled: Observed | None = observed
     except (store.StoreUnavailableError, store.StoreFullError, store.BlobDamagedError) as error:
-        plan = artifacts.unavailable(observed, str(error), ctx.clock.now())
-    return await _write_status(ctx, body, plan)
+        plan, settled = artifacts.unavailable(observed, str(error), ctx.clock.now()), None
+    return await _write_status(ctx, body, plan, settled)
 
 
 async def _gather(ctx: Context, observed: Observed, wanted: Lookups) -> Observed:
@@ -76,10 +77,8 @@ async def _gather(ctx: Context, observed: Observed, wanted: Lookups) -> Observed
     if found.is_over_quota:
         return found
     fetched = _fetch(ctx, found)
-    if not fetched.evidence.downloads:
-        return fetched
-    charged = await storagequotas.charge(ctx, fetched)
-    if charged.quota is not None and charged.quota.status == "False":
+    charged = await storagequotas.charge(ctx, fetched) if fetched.evidence.downloads else fetched
+    if charged.is_over_quota or artifacts.short_of_room(charged):
         _forget(ctx, namespace, body["metadata"]["name"])  # the size is remembered, the bytes would take room
     return charged
 
@@ -91,15 +90,7 @@ def _fetch(ctx: Context, observed: Observed) -> Observed:
     orders = artifacts.orders(observed, ctx.clock.now())
     if not orders:
         return observed
-    metadata = observed.body["metadata"]
-    wanted = fetchqueues.Wanted(
-        metadata["namespace"],
-        metadata["name"],
-        metadata["uid"],
-        metadata["generation"],
-        orders,
-        sources.retry_seconds(observed.evidence.created, ctx.clock.now()),
-    )
+    wanted = fetchcharges.wanted(ctx, observed, orders)
     return replace(observed, evidence=replace(observed.evidence, downloads=ctx.fetches.look(wanted)))
 
 
@@ -133,16 +124,19 @@ async def _act(ctx: Context, body: Body, action: Action) -> None:
             assert_never(other)
 
 
-async def _write_status(ctx: Context, body: Body, plan: Plan) -> float | None:
-    if plan.status is None:
-        return plan.again_seconds
-    try:
-        await ctx.client.replace(names.ARTIFACTS, {**body, "status": plan.status}, subresource="status")
-    except cluster.NotFoundError:
-        return None
-    except cluster.ConflictError:
-        return CONFLICT_RETRY_SECONDS
-    await storagequotas.settle(ctx, body, {**body, "status": plan.status})
+async def _write_status(ctx: Context, body: Body, plan: Plan, observed: Observed | None) -> float | None:
+    """Write what the plan says; then give back what `observed` (None: unknown) does not need."""
+    if plan.status is not None:
+        written = {**body, "status": plan.status}
+        try:
+            await ctx.client.replace(names.ARTIFACTS, written, subresource="status")
+        except cluster.NotFoundError:
+            return None
+        except cluster.ConflictError:
+            return CONFLICT_RETRY_SECONDS
+        await storagequotas.settle(ctx, body, written)
+    if observed is not None:
+        await fetchcharges.give_back(ctx, observed)
     return plan.again_seconds
 
 

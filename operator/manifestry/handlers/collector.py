@@ -91,7 +91,7 @@ class Collector:
 
     async def _attempt_reap(self) -> None:
         try:
-            reaped = await self._inventory.reap(self._ctx.clock.now() - inventory.CLAIM_STALE)
+            reaped = await self._inventory.reap()
         except store.StoreError as error:
             self._failed(error)
         else:
@@ -198,6 +198,12 @@ class Collector:
             return named.digests
 
         done = await self._inventory.remove(tenant_uid, expired, live, self._grace)
+        if done.late:
+            METRICS.failures.inc()
+            _logger.warning(
+                "the store has refused removals that came too late, or its clock is behind",
+                extra={"tenant_uid": tenant_uid, "count": len(done.late)},
+            )
         size_bytes = sum(blob.size_bytes for blob in done.removed)
         METRICS.removed.inc(len(done.removed))
         METRICS.removed_bytes.inc(size_bytes)

@@ -94,7 +94,7 @@ async def charge(ctx: Context, observed: Observed) -> Observed:
         return observed
     await load(ctx)
     metadata, limits = observed.body["metadata"], limits_of(ctx, tenant.name)
-    namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+    namespace, name = metadata["namespace"], metadata["name"]
     if not limits.is_set:
         storage.forget(namespace, name)
         await _lift(ctx, storage, namespace)
@@ -104,15 +104,26 @@ async def charge(ctx: Context, observed: Observed) -> Observed:
         return observed
     if storageartifacts.is_stored(observed.body):
         return replace(observed, quota=storagequotas.condition("Reserved", size_bytes, limits))
-    needed = max(size_bytes, storage.remembered(namespace, name, uid))
-    wanted = Wanted(uid, name, needed, recorded=storageartifacts.recorded(observed.body))
-    grant = await _reserve(ctx, storage, namespace, wanted, limits)
+    wanted = _wanted(storage, observed, size_bytes)
+    grant = await reserve(ctx, storage, namespace, wanted, limits)
     if grant.charge is None:
         storage.wait(namespace, wanted)
     else:
         storage.forget(namespace, name)
         storage.relied[namespace, name] = grant.charge
-    return replace(observed, quota=storagequotas.condition(grant.reason, wanted.size_bytes, limits))
+    found = storagequotas.condition(grant.reason, wanted.size_bytes, limits, at_least=wanted.step)
+    return replace(observed, quota=found)
+
+
+def _wanted(storage: Storage, observed: Observed, size_bytes: int) -> Wanted:
+    """Return the charge of an artifact; what it was found to need when it was refused is remembered."""
+    metadata = observed.body["metadata"]
+    namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+    step = any(each.at_least for each in artifacts.short_of_room(observed))
+    remembered = storage.remembered(namespace, name, uid)
+    if remembered > size_bytes:
+        size_bytes, step = remembered, storage.waiting[namespace][name].step
+    return Wanted(uid, name, size_bytes, step, recorded=storageartifacts.recorded(observed.body))
 
 
 async def settle(ctx: Context, before: Body, after: Body) -> None:
@@ -233,13 +244,18 @@ async def _lift(ctx: Context, storage: Storage, namespace: str) -> None:
         return
     if await storage.books.exists(namespace):
         await storage.books.remove(namespace)
-        tenant = ctx.caches.tenant(namespace)
-        if tenant is not None:
-            quota_metrics.METRICS.forget_storage(tenant)
+    tenant = ctx.caches.tenant(namespace)
+    if tenant is not None:
+        quota_metrics.METRICS.forget_storage(tenant)
     storage.free.add(namespace)
 
 
-async def _reserve(ctx: Context, storage: Storage, namespace: str, wanted: Wanted, limits: Limits) -> Grant:
+async def reserve(ctx: Context, storage: Storage, namespace: str, wanted: Wanted, limits: Limits) -> Grant:
+    """Charge; make the ledger first where there is none.
+
+    Raises:
+        LedgerError, ApiError: nothing is known.
+    """
     storage.free.discard(namespace)
     try:
         return await storage.books.reserve(namespace, wanted, limits)

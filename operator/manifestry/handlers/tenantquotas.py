@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from manifestry.adapters import quota_metrics
 from manifestry.core import bodies, conditions, names, quotas, storagecharges
 from manifestry.handlers import ledgers, statuses, storagequotas
 from manifestry.handlers.quotas import find
@@ -20,6 +21,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:  #
     if body is None:
         ctx.caches.summarised.pop(name, None)
         _wake_all(ctx)
+        _forget_gone(ctx)
         return None
     if ctx.caches.put(KIND, body) or _is_unseen(body):
         _wake_all(ctx)
@@ -47,8 +49,16 @@ def _has_news(body: dict[str, Any], wanted: Iterable[conditions.Condition]) -> b
 
 async def resync(ctx: Context) -> None:
     """Look at every quota again: a deleted older one may have ended a conflict."""
+    _forget_gone(ctx)
     for name in tuple(ctx.caches.tenant_quotas):
         ctx.queue.add((KIND, "", name))
+
+
+def _forget_gone(ctx: Context) -> None:
+    """Drop the metrics of tenants and job types that are gone; the others are told by their ledgers."""
+    claims = {ctx.caches.claim(namespace) for namespace in ctx.caches.namespaces}
+    tenants = {claim for claim in claims if claim is not None}
+    quota_metrics.METRICS.retain(tenants, ctx.caches.job_types.keys())
 
 
 def _wake_all(ctx: Context) -> None:

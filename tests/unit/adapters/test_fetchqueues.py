@@ -10,7 +10,17 @@ import pytest
 from manifestry.adapters import fetchqueues, store
 from manifestry.adapters.storage_metrics import METRICS
 from manifestry.core import fetches
-from manifestry.core.fetches import Failure, Fetched, FetchError, Order, Outcome, Pending
+from manifestry.core.fetches import (
+    Admit,
+    Failure,
+    Fetched,
+    FetchError,
+    NoRoom,
+    NoRoomError,
+    Order,
+    Outcome,
+    Pending,
+)
 from tests.unit.adapters.fakeclock import FakeClock
 
 SOON = Failure("SourceUnavailable", "m", "soon")
@@ -26,9 +36,11 @@ class Servers:
     asked: list[str] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
     woken: list[tuple[str, str]] = field(default_factory=list)
+    admits: dict[str, Admit] = field(default_factory=dict)
 
-    async def fetch(self, order: Order, _: object) -> Fetched:
+    async def fetch(self, order: Order, _: object, admit: Admit) -> Fetched:
         self.asked.append(order.url)
+        self.admits[order.url] = admit
         waiting: asyncio.Future[Fetched] = asyncio.get_running_loop().create_future()
         self.under_way.setdefault(order.url, []).append(waiting)
         try:
@@ -39,12 +51,17 @@ class Servers:
     async def discard(self, staged: store.Staged) -> None:
         self.discarded.append(staged.upload_id)
 
-    async def end(self, url: str, outcome: Fetched | Failure | Exception) -> None:
+    async def end(self, url: str, outcome: Fetched | Failure | NoRoom | Exception) -> None:
         waiting = self.under_way[url][0]
-        if isinstance(outcome, Fetched):
-            waiting.set_result(outcome)
-        else:
-            waiting.set_exception(FetchError(outcome) if isinstance(outcome, Failure) else outcome)
+        match outcome:
+            case Fetched():
+                waiting.set_result(outcome)
+            case Failure():
+                waiting.set_exception(FetchError(outcome))
+            case NoRoom():
+                waiting.set_exception(NoRoomError(outcome))
+            case _:
+                waiting.set_exception(outcome)
         await settle()
 
 
@@ -66,7 +83,7 @@ class World:
     async def look(
         self, *urls: str, name: str = "a", namespace: str = "team", **changes: Any
     ) -> Mapping[str, Outcome]:
-        orders = {url: Order(url) for url in urls}
+        orders = changes.pop("orders", {url: Order(url) for url in urls})
         wanted = {"uid": "u1", "generation": 1, "retry_seconds": 1.0, **changes}
         found = self.queue.look(fetchqueues.Wanted(namespace, name, orders=orders, **wanted))
         await settle()
@@ -89,10 +106,13 @@ async def world() -> AsyncIterator[World]:
 
 
 async def test_a_fetch_runs_once_and_wakes_its_artifact(world: World) -> None:
+    assert not world.queue.holds("team", "a")
     assert await world.look("x") == {"x": Pending()}
     assert await world.look("x") == {"x": Pending()}
+    assert world.queue.holds("team", "a")
     assert world.servers.asked == ["x"]
     await world.servers.end("x", fetched("x"))
+    assert world.queue.holds("team", "a")
     assert world.servers.woken == [("team", "a")]
     assert await world.look("x") == await world.look("x") == {"x": fetched("x")}
     assert world.servers.asked == ["x"]
@@ -120,6 +140,7 @@ async def test_a_failure_is_remembered_and_tried_again_in_time(
 ) -> None:
     await world.look("x")
     await world.servers.end("x", failure)
+    assert not world.queue.holds("team", "a")
     assert await world.look("x", retry_seconds=5.0) == {"x": failure}
     await world.clock.advance(seconds - 0.1)
     assert await world.look("x") == {"x": failure}
@@ -204,3 +225,65 @@ async def test_closing_stops_and_drops_everything(world: World) -> None:
     assert world.servers.discarded == ["upload-x"]
     assert world.queue.running == 0
     assert not any(world.servers.under_way.values())
+
+
+@dataclass
+class Ledger:
+    """What one artifact is charged; each answer is `step` more than was asked for."""
+
+    limit: int
+    step: int = 10
+    asked: list[tuple[int, bool]] = field(default_factory=list)
+
+    async def __call__(self, total_bytes: int, *, is_whole: bool) -> int:
+        self.asked.append((total_bytes, is_whole))
+        if total_bytes > self.limit:
+            raise NoRoomError(NoRoom(total_bytes, at_least=not is_whole))
+        return total_bytes + (0 if is_whole else self.step)
+
+
+async def test_an_artifacts_files_are_charged_together_in_steps(world: World) -> None:
+    ledger = Ledger(100)
+    orders = {"x": Order("x"), "y": Order("y", size_bytes=20)}
+    await world.look(orders=orders, other_bytes=5, charged_bytes=25, charge=ledger)
+    admit = world.servers.admits
+    await admit["y"](20, is_whole=True)
+    assert ledger.asked == [], "what is stated is charged before"
+    await admit["x"](1, is_whole=False)
+    await admit["x"](11, is_whole=False)
+    assert ledger.asked == [(26, False)]
+    await admit["y"](21, is_whole=False)
+    assert ledger.asked == [(26, False), (37, False)]
+    with pytest.raises(NoRoomError):
+        await admit["x"](75, is_whole=True)
+
+
+async def test_what_did_not_come_is_not_charged_to_the_next_try(world: World) -> None:
+    ledger = Ledger(100)
+    await world.look("x", "y", charge=ledger)
+    await world.servers.admits["x"](50, is_whole=True)
+    await world.servers.end("x", SOON)
+    await world.servers.admits["y"](30, is_whole=True)
+    await world.servers.end("y", fetched("y"))
+    await world.clock.advance(1)
+    await world.look("x", "y", charged_bytes=30, charge=ledger)
+    await world.servers.admits["x"](7, is_whole=True)
+    assert ledger.asked == [(50, True), (37, True)], "50 were charged, and 30 are there"
+
+
+async def test_without_room_a_fetch_ends_until_it_is_forgotten(world: World) -> None:
+    short = NoRoom(9, at_least=True)
+    await world.look("x", "y")
+    await world.servers.end("x", short)
+    assert world.queue.holds("team", "a"), "the other one is under way"
+    assert world.servers.woken == [("team", "a")]
+    await world.clock.advance(1e6)
+    assert await world.look("x", "y") == {"x": short, "y": Pending()}
+    world.queue.forget("team", "a")
+    await settle()
+    assert await world.look("x", "y") == {"x": Pending(), "y": Pending()}
+
+
+async def test_without_a_quota_everything_is_admitted(world: World) -> None:
+    await world.look("x")
+    await world.servers.admits["x"](1 << 50, is_whole=False)

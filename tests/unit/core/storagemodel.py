@@ -47,10 +47,12 @@ class Artifact:
     files: tuple[tuple[str, str, int], ...] = ()
     is_stored: bool = False
     ended: datetime | None = None
+    is_fetched: bool = False
+    failures: int = 0  # that its status tells
 
     @property
     def is_complete(self) -> bool:
-        return not self.is_upload or len(self.files) == len(FILES)
+        return not self.is_fetched and (not self.is_upload or len(self.files) == len(FILES))
 
     @property
     def size_bytes(self) -> int:
@@ -69,7 +71,7 @@ class Artifact:
             return Live(self.uid, self.name, State.STORED, self.size_bytes, recorded=self.recorded)
         if self.ended is not None:
             return Live(self.uid, self.name, State.ENDED, 0, self.ended)
-        state = State.PENDING if self.is_complete else State.AWAITING
+        state = State.PENDING if self.is_complete or self.is_fetched else State.AWAITING
         return Live(self.uid, self.name, state, self.size_bytes, recorded=self.recorded)
 
 
@@ -87,6 +89,7 @@ class World:
     version: int = 1
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     uids: int = 0
+    fetching: set[str] = field(default_factory=set)  # uids: only the leader fetches, each artifact once
     accepted: dict[str, tuple[int, datetime]] = field(default_factory=dict)
 
     def write(self, version: int, account: Account) -> None:
@@ -267,11 +270,82 @@ def record(world: World, seen: Artifact, file: tuple[str, str, int], key: str) -
     return True
 
 
+def apply_url(world: World, name: str) -> Op:
+    """`kubectl apply` of an artifact whose bytes are to be fetched, and whose size nobody knows."""
+    yield
+    found = world.create(name, is_upload=False, size_bytes=0)
+    if found is not None:
+        world.change(found, is_fetched=True)
+
+
+def fetch(world: World, name: str, chunks: list[int], *, fails: bool) -> Op:
+    """An operator's look at such an artifact: charge, stream, store; or tell, and give back.
+
+    A new operator may begin when the old one was killed, while what that one has charged still stands.
+    """
+    seen = world.artifacts.get(name)
+    yield
+    if seen is None or not seen.is_fetched or seen.is_stored or seen.ended or seen.uid in world.fetching:
+        return
+    world.fetching.add(seen.uid)
+    try:
+        yield from _fetch(world, seen, chunks, fails=fails)
+    finally:
+        world.fetching.discard(seen.uid)
+        world.accepted.pop(f"{seen.uid}/fetch", None)
+
+
+def _fetch(world: World, seen: Artifact, chunks: list[int], *, fails: bool) -> Op:
+    grant, total = (yield from reserve(world, Wanted(seen.uid, seen.name, 0))), 0
+    for chunk in chunks:
+        yield
+        total += chunk
+        if total > grant.size_bytes:
+            grant = yield from reserve(world, Wanted(seen.uid, seen.name, total, step=True))
+        if grant.charge is None:
+            break
+        world.accepted[f"{seen.uid}/fetch"] = total, datetime.max.replace(tzinfo=UTC)
+    if grant.charge is not None and not fails:
+        grant = yield from reserve(world, Wanted(seen.uid, seen.name, total))
+        yield
+        if grant.charge is not None:
+            yield from store(world, seen, grant.charge, total)
+            return
+    world.accepted.pop(f"{seen.uid}/fetch", None)
+    yield from give_back(world, seen)
+
+
+def store(world: World, seen: Artifact, charge: Charge, size_bytes: int) -> Op:
+    try:
+        world.change(seen, given_bytes=size_bytes, is_stored=True)
+    except ConflictError:
+        return
+    world.accepted.pop(f"{seen.uid}/fetch", None)
+    yield
+    done = yield from transact(world, lambda account: storagequotas.commit(account, charge, size_bytes))
+    if not done:
+        yield from recount(world)
+
+
+def give_back(world: World, seen: Artifact) -> Op:
+    """First the status, then the charge: who has read the artifact before loses the race for its status."""
+    yield
+    try:
+        world.change(seen, failures=seen.failures + 1)
+    except ConflictError:
+        return
+    wanted = Wanted(seen.uid, seen.name, 0)
+    yield from transact(world, lambda account: storagequotas.trim(account, wanted, world.now))
+
+
 def reconcile(world: World, name: str) -> Op:
     """An operator's look at one Artifact; any number of them may be under way."""
     seen = world.artifacts.get(name)
     yield
     if seen is None or seen.ended is not None:
+        return
+    if seen.is_fetched and not seen.is_stored:
+        yield from fetch(world, name, [], fails=True)
         return
     if seen.is_stored:
         if not seen.recorded.union({seen.uid}).isdisjoint(world.account.charges):

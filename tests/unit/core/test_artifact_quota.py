@@ -8,7 +8,7 @@ import pytest
 from manifestry.core import artifacts, conditions, storagequotas
 from manifestry.core.artifacts import DropFetched, Observed, Tenant
 from manifestry.core.conditions import Condition
-from manifestry.core.fetches import Fetched, Pending
+from manifestry.core.fetches import Fetched, NoRoom, Pending
 from manifestry.core.sources import Evidence
 from manifestry.core.storagequotas import Limits
 
@@ -46,6 +46,10 @@ URL = {"url": {"url": "https://example.org/x"}}
         ({**URL, "sizeBytes": 3}, Evidence(downloads={"": Pending()}), 3),
         (URL, Evidence(downloads={"": Pending()}), 0),
         (URL, Evidence(downloads={"": Fetched("id", DIGEST, 4)}), 4),
+        (URL, Evidence(downloads={"": NoRoom(4)}), 4),
+        (of_files({"inline": {"text": "hello"}}, URL), Evidence(downloads={"f1": NoRoom(9)}), 9),
+        (of_files(URL, URL), Evidence(downloads={"f0": Fetched("id", DIGEST, 4), "f1": NoRoom(9)}), 9),
+        (of_files(UPLOADED, URL), Evidence({DIGEST: 7}, downloads={"f1": NoRoom(5)}), 7),
         (of_files({"inline": {"text": "hello"}}, {"upload": {}}, UPLOADED), Evidence(), 7),
         (of_files({"inline": {"text": "hello"}}, UPLOADED), Evidence({DIGEST: 7}), 12),
         ({"inline": {"text": "hello"}, "sizeBytes": 6}, Evidence(), None),
@@ -105,3 +109,30 @@ def test_a_verdict_does_not_outlive_the_quota() -> None:
     assert ("QuotaReserved", "True", "Unlimited") in summary(plan)
     plan = artifacts.plan(observed({"inline": {"text": "hello"}}), NOW)
     assert "QuotaReserved" not in {kind for kind, _, _ in summary(plan)}
+
+
+def test_a_download_without_room_waits_for_it_or_begins_again() -> None:
+    evidence = Evidence(downloads={"": NoRoom(4, at_least=True)})
+    over = storagequotas.condition("WaitingForQuota", 4, Limits(3, 1), at_least=True)
+    assert "the artifact of at least 4 bytes waits" in over.message
+    waiting = artifacts.plan(observed(URL, evidence, over), NOW)
+    assert ("Ready", "Unknown", "WaitingForQuota") in summary(waiting)
+    assert (waiting.actions, waiting.again_seconds) == ((DropFetched(),), None)
+    reserved = storagequotas.condition("Reserved", 4, Limits(4))
+    again = artifacts.plan(observed(URL, evidence, reserved), NOW)
+    assert ("Ready", "Unknown", "Fetching") in summary(again)
+    assert (again.actions, again.again_seconds) == ((), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "expected"),
+    [
+        (URL, {}, True),
+        (of_files({"inline": {"text": "hello"}}, URL), {}, True),
+        (UPLOADED, {}, False),
+        ({}, {}, False),
+        (URL, {"artifact": {"digest": DIGEST, "sizeBytes": 1}}, False),
+    ],
+)
+def test_what_is_fetched_is_known(spec: dict[str, Any], status: dict[str, Any], expected: bool) -> None:
+    assert artifacts.is_fetched(observed(spec, **status).body) is expected

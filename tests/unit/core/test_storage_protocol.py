@@ -46,6 +46,14 @@ class StorageProtocol(RuleBasedStateMachine):
         self.ops.append(model.put(self.world, name, file, chunks, stated=stated, fails=fails))
 
     @rule(name=NAMES)
+    def apply_url(self, name: str) -> None:
+        self.ops.append(model.apply_url(self.world, name))
+
+    @rule(name=NAMES, chunks=CHUNKS, fails=st.booleans())
+    def fetch(self, name: str, chunks: list[int], fails: bool) -> None:
+        self.ops.append(model.fetch(self.world, name, chunks, fails=fails))
+
+    @rule(name=NAMES)
     def look_at(self, name: str) -> None:
         self.ops.append(model.reconcile(self.world, name))
 
@@ -75,7 +83,7 @@ class StorageProtocol(RuleBasedStateMachine):
     @precondition(lambda self: self.ops)
     @rule(index=st.integers(0, 50))
     def crash(self, index: int) -> None:
-        self.ops.pop(index % len(self.ops))
+        self.ops.pop(index % len(self.ops)).close()
 
     @rule(seconds=st.sampled_from([1, 30, 70, 130]))
     def time_passes(self, seconds: int) -> None:
@@ -88,7 +96,8 @@ class StorageProtocol(RuleBasedStateMachine):
     @rule(name=NAMES)
     def one_fails(self, name: str) -> None:
         found = self.world.artifacts.get(name)
-        if found is not None and not found.is_stored and found.ended is None:
+        is_open = found is not None and not found.is_stored and found.ended is None
+        if found is not None and is_open and found.uid not in self.world.fetching:
             self.world.change(found, ended=self.world.now)
 
     @invariant()
@@ -133,6 +142,8 @@ def simulate(seed: int, steps: int) -> None:
         (6, lambda: machine.post(name(), choose.choice([20, 40]), choose.random() < 0.8, "no")),
         (1, lambda: machine.post(name(), 20, is_upload=True, refused=choose.choice(["forbidden", "lost"]))),
         (6, lambda: machine.apply(name(), choose.choice([20, 40]), choose.random() < 0.3)),
+        (4, lambda: machine.apply_url(name())),
+        (12, lambda: machine.fetch(name(), chunks(), choose.random() < 0.4)),
         (18, lambda: machine.put(name(), file(), chunks(), choose.random() < 0.7, choose.random() < 0.3)),
         (14, lambda: machine.look_at(name())),
         (4, lambda: machine.reconcile_at_once(name())),
@@ -182,3 +193,20 @@ def test_an_upload_that_was_killed_gives_its_bytes_back_and_stays_counted() -> N
     assert world.account.reserved_bytes == 60
     model.settle(world)
     assert (world.account.reserved_bytes, world.account.artifacts) == (0, 1)
+
+
+def test_what_a_killed_operator_has_charged_is_not_charged_again_and_given_back() -> None:
+    world = model.World()
+    model.drain(model.recount(world))
+    model.drain(model.apply_url(world, "a"))
+    first = model.fetch(world, "a", [30, 30], fails=False)
+    while world.account.reserved_bytes < 60:
+        next(first)
+    first.close()
+    held = world.account.reserved_bytes
+    second = model.fetch(world, "a", [30, 30], fails=True)
+    for _ in second:
+        assert world.account.reserved_bytes in {held, 0}
+    assert world.account.reserved_bytes == 0
+    model.drain(model.fetch(world, "a", [30, 30], fails=False))
+    assert (world.account.totals.committed_bytes, world.account.charges) == (60, {})

@@ -134,6 +134,47 @@ def test_only_an_unchanged_charge_is_taken_back() -> None:
     assert storagequotas.restore(other, grant.charge, None) == (other, False)
 
 
+@pytest.mark.parametrize(
+    ("held", "size_bytes", "recorded", "left"),
+    [
+        ([charge(size_bytes=10)], 4, (), 4),
+        ([charge(size_bytes=10, unused=NOW)], 0, (), 0),
+        ([charge(size_bytes=10)], 10, (), None),
+        ([charge(size_bytes=10)], 11, (), None),
+        ([charge(size_bytes=10), charge(landed("u1", "f", "d"), 3)], 5, (landed("u1", "f", "d"),), 2),
+        ([charge(size_bytes=10), charge(landed("u1", "f", "d"), 3)], 2, (landed("u1", "f", "d"),), 0),
+        ([charge("u2", 10)], 0, (), None),
+        ([charge(provisional("a"), 10)], 0, (), None),
+        ([], 0, (), None),
+    ],
+)
+def test_what_has_not_come_is_given_back(
+    held: list[Charge], size_bytes: int, recorded: tuple[str, ...], left: int | None
+) -> None:
+    account = build(held)
+    wanted = Wanted("u1", "a", size_bytes, recorded=frozenset(recorded))
+    after, done = storagequotas.trim(account, wanted, NOW)
+    if left is None:
+        assert (after, done) == (account, False)
+        return
+    assert done
+    found = after.charges["u1"]
+    assert (found.size_bytes, found.unused) == (left, None)
+    assert found.since > held[0].since, "whoever relies on it sees the change"
+    assert after.reserved_bytes == account.reserved_bytes - held[0].size_bytes + left
+
+
+def test_an_answer_tells_how_much_is_charged() -> None:
+    key = landed("u1", "f", "d")
+    account = build([charge(size_bytes=10), charge(key, 3)])
+    recorded = frozenset({key})
+    assert reserve(account, 13, recorded=recorded)[1].size_bytes == 13
+    assert reserve(account, 20, recorded=recorded)[1].size_bytes == 20
+    assert reserve(account, 20, recorded=recorded, step=True)[1].size_bytes == 20 + 80 // 8
+    assert reserve(account, 101)[1].size_bytes == 0
+    assert storagequotas.held_bytes(account, Wanted("u1", "a", 1, recorded=recorded)) == 13
+
+
 def test_a_commit_happens_once() -> None:
     account = build([charge(size_bytes=10)], Totals(5, 1, NOW))
     after, done = storagequotas.commit(account, charge(size_bytes=10), 8)
