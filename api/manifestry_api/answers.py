@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from manifestry.core import errors, etags
-from manifestry_api import apidocs
+from manifestry_api import apidocs, contexts
 
 REVALIDATE = "private, no-cache"  # a URL names an id, which may be deleted and made anew: always ask
 VARY = "Authorization, X-Tenant"
@@ -62,23 +62,23 @@ def check_preconditions(request: Request, etag: str) -> None:
 
 def is_conditional(request: Request) -> bool:
     """Tell whether a change depends on the object's version; `*` only asks whether there is one."""
-    stated = (_field(request, name) for name in ("if-match", "if-none-match"))
+    stated = (_field(request, name) for name in (b"if-match", b"if-none-match"))
     return any(header is not None and header.strip() != "*" for header in stated)
 
 
 def _outcome(request: Request, etag: str) -> etags.Outcome:
     found = etags.evaluate(
-        request.method, _field(request, "if-match"), _field(request, "if-none-match"), etag
+        request.method, _field(request, b"if-match"), _field(request, b"if-none-match"), etag
     )
     if found is etags.Outcome.FAILED:
         raise errors.Problem(errors.PRECONDITION_FAILED, "the object must be as the request's conditions say")
     return found
 
 
-def _field(request: Request, name: str) -> str | None:
+def _field(request: Request, name: bytes) -> str | None:
     """Return a list-valued header with its lines joined (RFC 9110 section 5.3), None when there is none."""
-    lines = request.headers.getlist(name)
-    return ",".join(lines) if lines else None
+    lines = contexts.fields(request.scope).get(name)
+    return b",".join(lines).decode("latin-1") if lines else None
 
 
 def header(description: str, example: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What is known about one request: filled in on its way in, read when it is answered and audited."""
 
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -9,9 +9,12 @@ from typing import Any
 from manifestry.core import access, headers, identities, traceparents
 
 SCOPE_KEY = "manifestry.context"
+FIELDS_KEY = "manifestry.fields"
+
+Fields = Mapping[bytes, Sequence[bytes]]  # a header's lines by its name in lower case
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestContext:
     """One request.
 
@@ -20,7 +23,9 @@ class RequestContext:
         trace: this request's own span.
         received: when it came.
         received_seconds: the same on the monotonic clock.
+        status: of the answer; 0 before it begins.
         caller: a `deps.Caller` once the guard has let it in.
+        claimed: what the required headers say, by their short names, believed or not.
     """
 
     audit_id: str
@@ -34,6 +39,7 @@ class RequestContext:
     caller: object = None
     code: str = ""
     detail: str = ""
+    status: int = 0
     claimed: dict[str, str] = field(default_factory=dict)
 
 
@@ -50,3 +56,22 @@ def of(scope: MutableMapping[str, Any]) -> RequestContext:
     """
     context: RequestContext = scope[SCOPE_KEY]
     return context
+
+
+def fields(scope: MutableMapping[str, Any]) -> Fields:
+    """Return the request's header fields; the block is read once, for everybody who asks in the request."""
+    found: dict[bytes, list[bytes]] | None = scope.get(FIELDS_KEY)
+    if found is None:
+        found = scope[FIELDS_KEY] = {}
+        for name, value in scope["headers"]:
+            if name in found:
+                found[name].append(value)
+            else:
+                found[name] = [value]
+    return found
+
+
+def header(scope: MutableMapping[str, Any], name: bytes) -> str | None:
+    """Return the first line of a header, None when there is none."""
+    lines = fields(scope).get(name)
+    return lines[0].decode("latin-1") if lines else None

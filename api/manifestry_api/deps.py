@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Annotated, Protocol, cast
+from typing import Annotated, NamedTuple, Protocol, cast
 
 from fastapi import APIRouter, Depends
 from fastapi.dependencies.models import Dependant
@@ -31,8 +31,7 @@ from manifestry_api import audits, contexts, limits, telemetry, tenants
 Clock = Callable[[], datetime]
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """Who acts, for which tenant, why: complete by construction, or the route is never entered.
 
     Args:

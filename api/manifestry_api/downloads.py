@@ -4,23 +4,24 @@ The ways, best first: a signed link, where an administrator wants clients to go 
 the file to the socket inside the kernel; windows read from the store at the client's pace.
 """
 
+import functools
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from manifestry.adapters import store
 from manifestry.core import digests, dispositions, errors, etags, ranges
-from manifestry_api import answers, deps, fields, streams, zerocopy
+from manifestry_api import answers, contexts, deps, fields, streams, zerocopy
 
 LINK_SECONDS = 300.0  # long enough for a client that begins at once; the link needs no credential
 _BOUNDARY_BYTES = 16
 
 
-@dataclass(frozen=True)
-class Content:
+class Content(NamedTuple):
     """What is downloaded.
 
     Args:
@@ -48,10 +49,10 @@ async def answer(ports: deps.Ports, caller: deps.Caller, request: Request, conte
     etag = etags.strong(content.digest)
     if unchanged := answers.not_modified(request, etag):
         return unchanged
-    headers = _headers(content, etag)
     if request.method == "HEAD":  # a Range has no meaning there: RFC 9110 section 14.2
-        return Response(headers={**headers, **_whole(content)})
-    body = _body(_spans(request, etag, content.size_bytes), content, headers)
+        return Response(headers=_whole(content).headers)
+    spans = _spans(request, etag, content.size_bytes)
+    body = _whole(content) if spans is None else _parts(content, spans)
     if ports.settings.download_redirect and (link := await _link(ports, caller, content)):
         return link
     is_direct = zerocopy.EXTENSION in (request.scope.get("extensions") or ())
@@ -74,20 +75,32 @@ class _Body:
     pieces: streams.Pieces
     headers: Mapping[str, str]
 
+    @functools.cached_property
+    def raw_headers(self) -> streams.RawHeaders:
+        """Return the headers as ASGI wants them."""
+        return streams.raw(self.headers)
+
 
 def _spans(request: Request, etag: str, size_bytes: int) -> tuple[ranges.Span, ...] | None:
-    wanted = request.headers.get("range")
-    if wanted is None or not etags.if_range_holds(request.headers.get("if-range"), etag):
+    wanted = contexts.header(request.scope, b"range")
+    if wanted is None or not etags.if_range_holds(contexts.header(request.scope, b"if-range"), etag):
         return None
     found = ranges.parse(wanted, size_bytes)
     return None if found is None else ranges.merged(found)
 
 
-def _body(spans: tuple[ranges.Span, ...] | None, content: Content, headers: Mapping[str, str]) -> _Body:
-    size_bytes = content.size_bytes
-    if spans is None:
-        pieces = (ranges.Span(0, size_bytes),) if size_bytes else ()
-        return _Body(200, pieces, {**headers, **_whole(content)})
+@functools.lru_cache(maxsize=1024)  # it depends on nothing else, and takes as long as sending a short file
+def _whole(content: Content) -> _Body:
+    length = {
+        "Content-Length": str(content.size_bytes),
+        "Content-Digest": digests.format_field(content.digest),
+    }
+    pieces = (ranges.Span(0, content.size_bytes),) if content.size_bytes else ()
+    return _Body(200, pieces, {**_headers(content), **length})
+
+
+def _parts(content: Content, spans: tuple[ranges.Span, ...]) -> _Body:
+    headers, size_bytes = _headers(content), content.size_bytes
     if len(spans) == 1:
         span = spans[0]
         part = {"Content-Length": str(span.count), "Content-Range": span.content_range(size_bytes)}
@@ -117,7 +130,7 @@ async def _sent(ports: deps.Ports, payload: store.Payload, content: Content, bod
         payload,
         body.pieces,
         status_code=body.status,
-        headers=body.headers,
+        raw_headers=body.raw_headers,
         count_sent=ports.instruments.count_zerocopy,
     )
 
@@ -144,20 +157,13 @@ async def _read(
             await streams.close(chunks)
 
 
-def _headers(content: Content, etag: str) -> dict[str, str]:
+def _headers(content: Content) -> dict[str, str]:
     return {
-        **immutable(content.digest, etag),
+        **immutable(content.digest, etags.strong(content.digest)),
         "Content-Type": fields.safe_media_type(content.media_type),
         "Content-Disposition": dispositions.attachment(content.file_name),
         "Content-Security-Policy": "sandbox; default-src 'none'",
         "Accept-Ranges": "bytes",
-    }
-
-
-def _whole(content: Content) -> dict[str, str]:
-    return {
-        "Content-Length": str(content.size_bytes),
-        "Content-Digest": digests.format_field(content.digest),
     }
 
 

@@ -1,10 +1,15 @@
 """The one choke point: authenticate, read the headers, authorize; nothing else lets a request in."""
 
+import functools
+
 from starlette.requests import HTTPConnection
 
 from manifestry.adapters import cluster
 from manifestry.core import access, headers, identities, names
 from manifestry_api import contexts, deps, identity, tenants
+
+_RAW = {name: name.lower().encode() for name in headers.REQUIRED}
+_SHORT = {name: name.lower().removeprefix("x-") for name in headers.REQUIRED}
 
 
 class Gatekeeper:
@@ -25,7 +30,7 @@ class Gatekeeper:
         """
         context = contexts.of(connection.scope)
         values = header_values(connection)
-        context.claimed = {name: ",".join(texts) for name, texts in values.items()}
+        context.claimed = {_SHORT[name]: ",".join(texts) for name, texts in values.items()}
         context.identity = await self._pipeline.identify(connection)
         context.claims = headers.parse(values)
         tenant = self._authorize(context.identity, context.claims, action)
@@ -40,18 +45,16 @@ class Gatekeeper:
         return identities.authorize(identities.Request(who, claims, tenant, granted, action))
 
 
-def header_values(connection: HTTPConnection) -> dict[str, list[str]]:
+def header_values(connection: HTTPConnection) -> dict[str, tuple[str, ...]]:
     """Return every value of the required headers, decoded as UTF-8.
 
     What is not UTF-8 becomes a surrogate, which is not printable: `headers.parse` refuses it in its turn,
     after the credentials.
     """
+    fields = contexts.fields(connection.scope)
     return {
-        name: [
-            value.encode("latin-1").decode(errors="surrogateescape")
-            for value in connection.headers.getlist(name)
-        ]
-        for name in headers.REQUIRED
+        name: tuple([line.decode("utf-8", "surrogateescape") for line in fields.get(raw, ())])
+        for name, raw in _RAW.items()
     }
 
 
@@ -61,7 +64,6 @@ def _caller(
     tenant: identities.Tenant,
     context: contexts.RequestContext,
 ) -> deps.Caller:
-    groups = tuple(f"{names.GROUP_PREFIX}{role}" for role in access.Role if role in claims.roles)
     return deps.Caller(
         subject=who.subject,
         actor=claims.actor,
@@ -72,5 +74,10 @@ def _caller(
         reason=claims.reason,
         audit_id=context.audit_id,
         traceparent=str(context.trace),
-        impersonation=cluster.Impersonation(who.subject, groups),
+        impersonation=cluster.Impersonation(who.subject, _groups(claims.roles)),
     )
+
+
+@functools.cache
+def _groups(roles: frozenset[access.Role]) -> tuple[str, ...]:
+    return tuple(f"{names.GROUP_PREFIX}{role}" for role in access.Role if role in roles)

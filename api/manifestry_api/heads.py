@@ -84,7 +84,7 @@ def too_large() -> errors.Problem:
 
 def _check_host(version: str, hosts: list[bytes]) -> errors.Problem | None:
     wanted = len(hosts) == 1 or (not hosts and version != "1.1")
-    if wanted and all(_HOST.fullmatch(host) for host in hosts):
+    if wanted and (not hosts or _HOST.fullmatch(hosts[0])):
         return None
     return _bad("header `Host` must be sent once, as host and port")
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from starlette.requests import HTTPConnection
 
 from manifestry.core import errors, identities
+from manifestry_api import contexts
 
 TOKEN_MAX_LENGTH = 16 << 10
 
@@ -52,10 +53,10 @@ def bearer_token(connection: HTTPConnection) -> str | None:
         Problem: `unauthenticated`; the header is repeated, of another scheme, or too long.
     References: RFC 6750 section 2.1.
     """
-    values = connection.headers.getlist("authorization")
+    values = contexts.fields(connection.scope).get(b"authorization")
     if not values:
         return None
-    scheme, _, token = values[0].partition(" ")
+    scheme, _, token = values[0].decode("latin-1").partition(" ")
     if len(values) > 1 or scheme.lower() != "bearer" or not token.strip():
         raise unauthenticated("header `Authorization` must be sent once, as `Bearer <token>`")
     if len(token) > TOKEN_MAX_LENGTH:

@@ -1,13 +1,15 @@
 """Pure ASGI middleware, outermost first: Traced, Audited, Bounded; each may be read without the others."""
 
 import asyncio
+import functools
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 
+from opentelemetry import context as current
 from opentelemetry import trace
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,10 +25,12 @@ UPLOADS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("PUT", re.compile(r"/artifacts/[^/]+/files/[^/]+/content")),
     ("PATCH", re.compile(r"/uploads/[^/]+")),
 )
+BODILESS = frozenset({"GET", "HEAD"})  # mostly: a header says when there is one (RFC 9112 section 6.3)
 BODY_IDLE_SECONDS = 30.0  # a client that sends nothing for so long is cut off
 ECHOED = {b"x-actor": "actor", b"x-tenant": "tenant", b"x-reason": "reason"}
 _ROLES = headers.ROLES.lower().encode()
 _LENGTH_DIGITS = 19  # more would not fit 64 bits
+Fields = Iterable[tuple[bytes, bytes]]
 logger = logging.getLogger(__name__)
 
 
@@ -48,25 +52,18 @@ class Traced:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        span = self._instruments.start_span(scope["method"], Headers(scope=scope).get("traceparent"))
+        span = self._instruments.start_span(scope["method"], contexts.header(scope, b"traceparent"))
         context = contexts.new(telemetry.place(span), self._clock(), time.monotonic())
         scope[contexts.SCOPE_KEY] = context
-        status = 0
-
-        async def noting_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        token = current.attach(trace.set_span_in_context(span))
         try:
-            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-                await self._app(scope, receive, noting_status)
+            await self._app(scope, receive, send)
         finally:
-            self._finish(scope, span, context, status)
+            current.detach(token)
+            self._finish(scope, span, context)
 
-    def _finish(self, scope: Scope, span: trace.Span, context: contexts.RequestContext, status: int) -> None:
-        method, route = scope["method"], route_template(scope)
+    def _finish(self, scope: Scope, span: trace.Span, context: contexts.RequestContext) -> None:
+        method, route, status = scope["method"], route_template(scope), context.status
         elapsed = time.monotonic() - context.received_seconds
         self._instruments.observe_request(method, route, status, context.code, elapsed)
         if not span.is_recording():
@@ -100,41 +97,38 @@ class Audited:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        context = contexts.of(scope)
 
         async def stamping(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
-                await self._record(scope, message)
-                _stamp(message, contexts.of(scope))
+                context.status = message["status"]
+                if scope["path"] not in PUBLIC_PATHS:
+                    await self._record(scope, context, message)
+                message["headers"] = _stamped(message.get("headers", ()), context)
             await send(message)
 
         try:
             await self._app(scope, receive, stamping)
         except Exception as error:
-            if started:
+            if context.status:  # the answer has begun
                 raise
             await problems.caught(error, Request(scope))(scope, receive, stamping)
 
-    async def _record(self, scope: Scope, message: Message) -> None:
-        if scope["path"] in PUBLIC_PATHS:
-            return
-        record = audit.record(_event(scope, message, self._clock))
+    async def _record(self, scope: Scope, context: contexts.RequestContext, message: Message) -> None:
+        whole = message["status"] == 204 or b"content-length" in dict(message.get("headers", ()))
+        record = audit.record(_event(scope, context, self._clock(), whole=whole))
         try:
             await self._sink.write(record)
         except OSError:
             logger.exception("audit record could not be written", extra={"auditId": record["auditID"]})
 
 
-def _event(scope: Scope, message: Message, clock: deps.Clock) -> audit.Event:
-    context, request = contexts.of(scope), Headers(scope=scope)
-    who = context.identity
-    whole = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+def _event(scope: Scope, context: contexts.RequestContext, decided: datetime, *, whole: bool) -> audit.Event:
+    who, status = context.identity, context.status
     raw_path = scope.get("raw_path") or scope["path"].encode()
     return audit.Event(
         audit_id=context.audit_id,
-        stage="ResponseComplete" if whole or message["status"] == 204 else "ResponseStarted",
+        stage="ResponseComplete" if whole else "ResponseStarted",
         method=scope["method"],
         uri=raw_path.decode("ascii", "backslashreplace"),
         path=scope["path"],
@@ -142,33 +136,37 @@ def _event(scope: Scope, message: Message, clock: deps.Clock) -> audit.Event:
         groups=who.groups if who else (),
         namespace=context.namespace,
         source_ips=(scope["client"][0],) if scope.get("client") else (),
-        user_agent=request.get("user-agent", ""),
-        status=message["status"],
+        user_agent=contexts.header(scope, b"user-agent") or "",
+        status=status,
         code=context.code,
         detail=context.detail,
         received=context.received,
-        decided=clock(),
-        decision="allow" if context.caller else "forbid" if message["status"] in {401, 403} else "",
+        decided=decided,
+        decision="allow" if context.caller else "forbid" if status in {401, 403} else "",
         annotations={
-            **{name.lower().removeprefix("x-"): text for name, text in context.claimed.items()},
+            **context.claimed,
             "action": context.action or "",
             "trace-id": context.trace.trace_id,
         },
     )
 
 
-def _stamp(message: Message, context: contexts.RequestContext) -> None:
+def _stamped(own: Fields, context: contexts.RequestContext) -> list[tuple[bytes, bytes]]:
+    """Return an answer's header fields with ours in the place of its own; ASGI has names in lower case."""
     stamps = {
         b"audit-id": context.audit_id.encode(),
         b"traceparent": str(context.trace).encode(),
         b"x-content-type-options": b"nosniff",
     }
-    if (claims := context.claims) is not None:
-        for name, field in ECHOED.items():
-            stamps[name] = getattr(claims, field).encode()
-        stamps[_ROLES] = ",".join(sorted(claims.roles)).encode()
-    own = [pair for pair in message.get("headers", ()) if pair[0].lower() not in stamps]
-    message["headers"] = [*own, *stamps.items()]
+    if context.claims is not None:
+        stamps |= _echo(context.claims)
+    return [*(pair for pair in own if pair[0] not in stamps), *stamps.items()]
+
+
+@functools.lru_cache(maxsize=256)
+def _echo(claims: headers.Claims) -> Mapping[bytes, bytes]:
+    found = {name: getattr(claims, field).encode() for name, field in ECHOED.items()}
+    return {**found, _ROLES: ",".join(sorted(claims.roles)).encode()}
 
 
 class Bounded:
@@ -200,6 +198,9 @@ class Bounded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] in BODILESS and not _has_body(scope):
             await self._app(scope, receive, send)
             return
         limit = self._limit(scope)
@@ -238,8 +239,13 @@ class Bounded:
             raise HTTPException(400, "the body must be sent without long pauses") from error
 
 
+def _has_body(scope: Scope) -> bool:
+    fields = contexts.fields(scope)
+    return b"content-length" in fields or b"transfer-encoding" in fields
+
+
 def _content_length(scope: Scope) -> int:
-    text = Headers(scope=scope).get("content-length", "")
+    text = contexts.header(scope, b"content-length") or ""
     if not (text.isascii() and text.isdigit()):
         return 0
     return int(text) if len(text) < _LENGTH_DIGITS else 1 << 62

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from manifestry.adapters import store
 from manifestry.core import ranges
@@ -17,6 +17,7 @@ from manifestry_api import zerocopy
 Chunk = bytes | memoryview
 Chunks = AsyncIterator[Chunk]
 Pieces = tuple[bytes | ranges.Span, ...]
+RawHeaders = tuple[tuple[bytes, bytes], ...]
 # A part is brought into memory and sent in windows. The first is soon read where the disk is slow, each of
 # the others is twice as long as the one before, up to this: a window takes 100 us of its own.
 FIRST_WINDOW_BYTES = 1 << 20
@@ -113,14 +114,12 @@ class PayloadResponse(Response):
         pieces: Pieces,
         *,
         status_code: int,
-        headers: Mapping[str, str],
+        raw_headers: RawHeaders,
         count_sent: Callable[[int], None],
     ) -> None:
         self.status_code = status_code
         self.background = None
-        self.raw_headers = [
-            (name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in headers.items()
-        ]
+        self.raw_headers = list(raw_headers)
         self._payload = payload
         self._pieces = pieces
         self._count_sent = count_sent
@@ -132,32 +131,49 @@ class PayloadResponse(Response):
             Exception: whatever the file or its disk raised; the answer is then incomplete on purpose.
         """
         try:
-            await send(
-                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-            )
-            for piece in self._pieces:
-                if isinstance(piece, ranges.Span):
-                    await self._send(piece, send)
+            await send(self._start())
+            for piece, more_body in _steps(self._pieces):
+                if isinstance(piece, bytes):
+                    await send({"type": "http.response.body", "body": piece, "more_body": more_body})
                 else:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await self._send(piece, send, more_body=more_body)
         except zerocopy.GoneError:
             return
         finally:
             await self._payload.aclose()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send(self, span: ranges.Span, send: Send) -> None:
-        for window in _windows(span):
-            await self._payload.load(window.offset, window.count)
-            await send(
-                {
-                    "type": zerocopy.EXTENSION,
-                    "file": self._payload,
-                    "offset": window.offset,
-                    "count": window.count,
-                }
-            )
-            self._count_sent(window.count)
+    def _start(self) -> Message:
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        if self._pieces and isinstance(self._pieces[0], ranges.Span):
+            start[zerocopy.HELD] = True
+        return start
+
+    async def _send(self, window: ranges.Span, send: Send, *, more_body: bool) -> None:
+        await self._payload.load(window.offset, window.count)
+        await send(
+            {
+                "type": zerocopy.EXTENSION,
+                "file": self._payload,
+                "offset": window.offset,
+                "count": window.count,
+                "more_body": more_body,
+            }
+        )
+        self._count_sent(window.count)
+
+
+def raw(headers: Mapping[str, str]) -> RawHeaders:
+    """Return headers as ASGI wants them."""
+    return tuple((name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in headers.items())
+
+
+def _steps(pieces: Pieces) -> Iterator[tuple[bytes | ranges.Span, bool]]:
+    """Yield what is sent at a time, and whether more follows; an answer without a body ends, too."""
+    steps = [step for piece in pieces for step in ([piece] if isinstance(piece, bytes) else _windows(piece))]
+    last = steps.pop() if steps else b""
+    for step in steps:
+        yield step, True
+    yield last, False
 
 
 def _windows(span: ranges.Span) -> Iterator[ranges.Span]:

@@ -97,6 +97,7 @@ class Telemetry:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self._series: dict[tuple[str, str, int], Histogram] = {}  # as many as `requests` has itself
         self.refusals = Counter(
             "http_server_refusals",
             "Refused requests by the problem's code",
@@ -135,7 +136,11 @@ class Telemetry:
     def observe_request(self, method: str, route: str, status: int, code: str, seconds: float) -> None:
         """Take note of one answered request; unknown methods and routes share one series each."""
         known = method if method in _METHODS else "_OTHER"
-        self.requests.labels(known, route or "unmatched", str(status)).observe(seconds)
+        key = known, route or "unmatched", status
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = self.requests.labels(*key)
+        series.observe(seconds)
         if code:
             self.refusals.labels(code).inc()
 

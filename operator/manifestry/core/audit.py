@@ -7,9 +7,9 @@ References: https://kubernetes.io/docs/reference/config-api/apiserver-audit.v1/
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from manifestry.core import names
 
@@ -18,7 +18,11 @@ UNAUTHENTICATED_GROUP = "system:unauthenticated"
 TEXT_MAX_LENGTH = 1024
 
 Stage = Literal["ResponseStarted", "ResponseComplete"]
-_ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))  # made once: half of the work
+_ENCODER = json.JSONEncoder(  # made once: half of the work
+    ensure_ascii=True, separators=(",", ":"), check_circular=False
+)
+_OWN = f"{names.GROUP}/"
+_MICRO_TIME_LENGTH = len("2026-05-04T03:02:01.123456")  # without the offset, which is UTC's
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _RESOURCES = {
     "artifacts": "artifacts",
@@ -34,8 +38,7 @@ _RESOURCES = {
 }
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """A request and what was decided about it.
 
     Args:
@@ -66,7 +69,7 @@ class Event:
     received: datetime
     decided: datetime
     decision: Literal["allow", "forbid", ""] = ""
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = MappingProxyType({})
 
 
 def record(event: Event) -> dict[str, Any]:
@@ -105,17 +108,17 @@ def verb(method: str, *, named: bool) -> str:
 
 def object_reference(path: str, namespace: str) -> dict[str, str] | None:
     """Return what `/artifacts/x/content`-like paths point at, or None for a path of another kind."""
-    noun, name, subresource = [*path.strip("/").split("/", 3), "", "", ""][:3]
+    noun, name, subresource, *_ = [*path.strip("/").split("/", 3), "", ""]
     if noun not in _RESOURCES:
         return None
-    reference = {
-        "resource": _RESOURCES[noun],
-        "namespace": namespace,
-        "name": _bounded(name),
-        "subresource": _bounded(subresource),
-    }
-    filled = {key: value for key, value in reference.items() if value}
-    return {**filled, "apiGroup": names.GROUP, "apiVersion": names.VERSION}
+    reference = {"resource": _RESOURCES[noun]}
+    if namespace:
+        reference["namespace"] = namespace
+    if name:
+        reference["name"] = _bounded(name)
+    if subresource:
+        reference["subresource"] = _bounded(subresource)
+    return {**reference, "apiGroup": names.GROUP, "apiVersion": names.VERSION}
 
 
 def _user(event: Event) -> dict[str, Any]:
@@ -132,9 +135,11 @@ def _status(event: Event) -> dict[str, Any]:
 
 
 def _annotations(event: Event) -> dict[str, str]:
-    decision = {"authorization.k8s.io/decision": event.decision} if event.decision else {}
-    own = {f"{names.GROUP}/{key}": _bounded(text) for key, text in event.annotations.items() if text}
-    return {**decision, **own}
+    found = {"authorization.k8s.io/decision": str(event.decision)} if event.decision else {}
+    for key, text in event.annotations.items():
+        if text:
+            found[_OWN + key] = _bounded(text)
+    return found
 
 
 def _bounded(text: str) -> str:
@@ -142,4 +147,4 @@ def _bounded(text: str) -> str:
 
 
 def _micro_time(moment: datetime) -> str:
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return moment.isoformat("T", "microseconds")[:_MICRO_TIME_LENGTH] + "Z"

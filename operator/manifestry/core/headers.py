@@ -4,6 +4,7 @@ They claim; the token and the grants decide (`core.identities`). A missing one i
 nobody can be held to account; a malformed one is 400.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,8 +32,13 @@ def parse(values: Mapping[str, Sequence[str]]) -> Claims:
         Problem: `audit-header-missing` (absent, empty, blank), `bad-request` (repeated, too long, not
             printable), `forbidden` (a role that does not exist can be granted to nobody).
     """
-    texts = {name: _one(name, values.get(name, ())) for name in REQUIRED}
-    return Claims(texts[ACTOR], texts[TENANT], texts[REASON], _roles(texts[ROLES]))
+    return _parse(tuple([tuple(values.get(name, ())) for name in REQUIRED]))
+
+
+@functools.lru_cache(maxsize=256)  # of a client that says the same again; a head has at most 64 KiB
+def _parse(values: tuple[tuple[str, ...], ...]) -> Claims:
+    actor, tenant, reason, roles = map(_one, REQUIRED, values)
+    return Claims(actor, tenant, reason, _roles(roles))
 
 
 def _one(name: str, values: Sequence[str]) -> str:

@@ -63,6 +63,19 @@ async def test_bodies_are_bounded_by_route_announced_or_not(
         assert answer.received_count == (0 if announced else 1 + (1000 if size > 1000 else 100))
 
 
+@pytest.mark.parametrize("headers", [{"content-length": "101"}, {"transfer-encoding": "chunked"}])
+async def test_a_get_with_a_body_is_bounded_too(headers: dict[str, str]) -> None:
+    assert (await asgi.call(wrap(echo), "GET", "/jobs", headers, [b"x" * 101])).status == 413
+
+
+async def test_of_a_repeated_header_the_first_counts_where_one_is_wanted() -> None:
+    app = wrap(echo)
+    pairs = [("user-agent", "first"), ("user-agent", "second"), ("traceparent", TRACE), ("traceparent", "x")]
+    answer = await asgi.call(app, "GET", "/jobs", pairs)
+    assert app.records.all[0]["userAgent"] == "first"
+    assert answer.headers["traceparent"].split("-")[1] == TRACE.split("-")[1]
+
+
 @pytest.mark.parametrize("length", ["9" * 5000, str(1 << 63)])
 async def test_an_absurd_content_length_is_too_large(length: str) -> None:
     assert (await asgi.call(wrap(echo), "POST", "/jobs", {"content-length": length})).status == 413
@@ -197,6 +210,8 @@ async def test_requests_are_measured_by_route_and_unknown_methods_share_a_series
     labels = 'http_request_method="_OTHER",http_response_status_code="404",http_route="unmatched"'
     assert f"http_server_request_duration_seconds_count{{{labels}}} 1.0" in text
     assert 'http_server_refusals_total{code="not-found"} 1.0' in text
+    await asgi.call(app, "BREW", "/pot")
+    assert f"http_server_request_duration_seconds_count{{{labels}}} 2.0" in app.instruments.expose().decode()
 
 
 async def test_other_protocols_pass_through() -> None:

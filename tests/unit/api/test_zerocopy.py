@@ -47,6 +47,7 @@ class Sending:
         self, path: Path, *parts: tuple[int, int], frame: bytes = b"", length: int | None = None
     ) -> None:
         self.path, self.parts, self.frame = path, parts, frame
+        self.is_head_held = False
         self.length = sum(count for _, count in parts) + len(frame) if length is None else length
         self.scopes: list[Any] = []
         self.errors: list[BaseException] = []
@@ -58,11 +59,13 @@ class Sending:
         try:
             with self.path.open("rb") as file:
                 headers = [(b"content-length", str(self.length).encode())] if self.length >= 0 else []
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                held = {zerocopy.HELD: True} if self.is_head_held else {}
+                await send({"type": "http.response.start", "status": 200, "headers": headers, **held})
                 if self.frame:
                     await send({"type": "http.response.body", "body": self.frame, "more_body": True})
                 for offset, count in self.parts:
-                    await send({"type": zerocopy.EXTENSION, "file": file, "offset": offset, "count": count})
+                    part = {"file": file, "offset": offset, "count": count, "more_body": True}
+                    await send({"type": zerocopy.EXTENSION, **part})
             await send({"type": "http.response.body", "body": b""})
         except zerocopy.GoneError:
             self.is_gone = True
@@ -133,6 +136,7 @@ async def test_files_are_sent_by_the_kernel_on_one_connection_after_the_other(
 ) -> None:
     application = Sending(payload, (0, len(DATA)))
     async with serving(application) as address, connected(address) as (reader, writer):
+        assert await get(reader, writer) == DATA
         before = open_files()
         for offset, count in ((0, len(DATA)), (7, 1), (100_000, 5_000_000), (len(DATA) - 3, 3)):
             application.parts, application.length = ((offset, count),), count
@@ -150,6 +154,36 @@ async def test_parts_and_frames_keep_their_order_even_when_the_transport_is_full
         connected(address) as (reader, writer),
     ):
         assert await get(reader, writer) == frame + DATA[5:15] + DATA
+
+
+async def test_a_held_head_leaves_with_the_first_bytes(payload: Path) -> None:
+    application = Sending(payload, (5, 1000))
+    application.is_head_held = True
+    async with serving(application) as address, connected(address) as (reader, writer):
+        for _ in range(2):
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            first = await reader.read(1 << 16)
+            assert first.endswith(b"\r\n\r\n" + DATA[5:1005])
+
+
+async def test_a_held_head_waits_for_what_the_transport_still_has(payload: Path) -> None:
+    application = Sending(payload, (0, len(DATA)), frame=b"f" * 5_000_000)
+    application.is_head_held = True
+    async with serving(application) as address, connected(address) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+        for _ in range(3):
+            assert await answer(reader) == application.frame + DATA
+
+
+async def test_the_last_part_may_end_the_answer(payload: Path) -> None:
+    async def application(_scope: Any, _receive: Any, send: Any) -> None:
+        with payload.open("rb") as file:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+            await send({"type": zerocopy.EXTENSION, "file": file, "offset": 1, "count": 9})
+
+    async with serving(application) as address, connected(address) as (reader, writer):
+        for _ in range(2):
+            assert await get(reader, writer) == DATA[1:10]
 
 
 async def test_pipelined_requests_are_answered_in_turn(payload: Path) -> None:
@@ -216,6 +250,20 @@ async def test_a_client_that_leaves_ends_the_transfer_and_nothing_stays_open(
     assert application.errors == []
     assert application.is_gone
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_who_comes_when_another_leaves_is_served(payload: Path) -> None:
+    application = Sending(payload, (0, len(DATA)))
+    async with serving(application) as address:
+        for _ in range(20):
+            leaving = [socket.create_connection(address) for _ in range(3)]
+            for client in leaving:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await asyncio.sleep(0.01)
+            for client in leaving:
+                client.close()
+            async with connected(address) as (reader, writer), asyncio.timeout(5):
+                assert await get(reader, writer) == DATA
 
 
 async def test_a_client_that_takes_nothing_is_cut_off_and_one_that_takes_little_is_not(

@@ -233,6 +233,22 @@ async def test_an_empty_payload(site: Site, way: str) -> None:
         assert (await site.call("GET", PATH, headers={"Range": header})).status == 416
 
 
+async def test_the_same_bytes_of_two_artifacts_have_their_own_names_and_types(site: Site, way: str) -> None:
+    blob = await stored(site)
+    body = {"name": "b", "mediaType": "text/plain", "fileName": "b.txt", "upload": {}}
+    assert (await site.call("POST", "/artifacts", body)).status == 202
+    site.make_ready("b", blob, await site.world.ports.store.put(TENANT_UID, b"{}"))
+    wanted = {"a": ("application/zip", "a.zip"), "b": ("text/plain", "b.txt")}
+    for name in "abab":
+        for method in ("GET", "HEAD"):
+            answer = await site.call(method, f"/artifacts/{name}/content", role="viewer")
+            kind, file_name = wanted[name]
+            assert answer.headers["Content-Type"] == kind
+            assert answer.headers["Content-Disposition"] == f'attachment; filename="{file_name}"'
+            assert answer.headers["Content-Length"] == str(SIZE)
+    assert await left_open() == []
+
+
 @pytest.mark.parametrize("length", [0, SIZE - 1])
 async def test_a_payload_that_has_shrunk_is_an_error_before_the_first_byte(
     site: Site, way: str, length: int

@@ -57,3 +57,13 @@ def test_an_unknown_role_is_403() -> None:
         headers.parse({**GOOD, "X-Roles": ["viewer,root"]})
     assert caught.value.kind is errors.FORBIDDEN
     assert "root" in caught.value.detail
+
+
+def test_what_was_read_before_decides_nothing_about_other_headers() -> None:
+    for reason in ("one", "two", "one"):
+        for roles in ("viewer", "admin"):
+            claims = headers.parse({**GOOD, "X-Reason": [reason], "X-Roles": [roles]})
+            assert (claims.reason, claims.roles) == (reason, frozenset({Role(roles)}))
+    for _ in range(2):  # a refusal is not remembered as something else
+        with pytest.raises(errors.Problem):
+            headers.parse({**GOOD, "X-Reason": ["one", "one"]})
