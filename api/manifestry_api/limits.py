@@ -23,11 +23,6 @@ class QuotaIndex:
             self._table = quotas.Table.of(self._tenant_quotas.items.values())
         return self._table
 
-    def governing(self, tenant: str) -> tuple[Mapping[str, Any], ...]:
-        """Return the quota that governs a tenant, alone; nothing when there is none."""
-        found = self.table.governing(tenant)
-        return () if found is None else (found,)
-
     def _note(self, change: str, quota: Mapping[str, Any]) -> None:
         metadata = quota["metadata"]
         before = self._meanings.pop(metadata["name"], None)

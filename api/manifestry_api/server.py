@@ -139,7 +139,7 @@ def make_ports(
         ledgers=ledgers.Ledgers(client, lambda namespace, name: _seen(watched, namespace, name)),
         reservations=reservations.Reservations(
             storagebooks.StorageBooks(client, lambda namespace, name: _seen(watched, namespace, name)),
-            lambda tenant: storagequotas.limits_for(tenant, found.governing(tenant)),
+            lambda tenant: storagequotas.limits_for(tenant, found.table),
         ),
         settings=config.api,
         tenants=index,

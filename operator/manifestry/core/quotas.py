@@ -107,7 +107,7 @@ class Table:
         return cls(by_tenant, {_name(quota): _rows(quota) for quota in ordered})
 
     def governing(self, tenant: str) -> Mapping[str, Any] | None:
-        """Return what the function `governing` returns."""
+        """Return the quota that governs a tenant: the oldest that names it, else the oldest with `*`."""
         return self.by_tenant.get(tenant) or self.by_tenant.get(ANY)
 
     def limits(self, tenant: str, job_type: str) -> Limits:
@@ -128,16 +128,6 @@ class Table:
             for tenant, winner in winners
             if winner is not None and _age(winner) < _age(quota)
         )
-
-
-def governing(tenant: str, quotas: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the quota that governs a tenant: the oldest that names it, else the oldest with `*`."""
-    ordered = sorted(quotas, key=_age)
-    for name in (tenant, ANY):
-        for quota in ordered:
-            if name in tenants_of(quota):
-                return quota
-    return None
 
 
 def conflicts(quota: Mapping[str, Any], quotas: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:

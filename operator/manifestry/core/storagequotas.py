@@ -94,14 +94,14 @@ class Grant:
     size_bytes: int = 0
 
 
-def limits_for(tenant: str, found: Iterable[Mapping[str, Any]]) -> Limits:
+def limits_for(tenant: str, table: quotas.Table) -> Limits:
     """Return the limits of one tenant's storage, UNLIMITED without a quota.
 
     Args:
         tenant: the tenant's name.
-        found: TenantQuota bodies in any order.
+        table: all TenantQuotas.
     """
-    quota = quotas.governing(tenant, found)
+    quota = table.governing(tenant)
     row = bodies.spec_of(quota).get("storage") or {}
     if not isinstance(row, Mapping):
         return Limits(0, 0)  # unreadable: refuse rather than overshoot

@@ -189,7 +189,7 @@ def summary(ctx: Context, namespace: str, tenant: str) -> dict[str, int] | None:
 
 def limits_of(ctx: Context, tenant: str) -> Limits:
     """Return the limits that hold now."""
-    return storagequotas.limits_for(tenant, ctx.caches.tenant_quotas.values())
+    return storagequotas.limits_for(tenant, ctx.caches.quota_table)
 
 
 async def recount(ctx: Context, storage: Storage, namespace: str) -> None:

@@ -442,7 +442,7 @@ async def test_quotas_show_usage_limits_and_who_is_next(site: Site) -> None:
     quotas = site.world.ports.quotas
     site.world.ports.reservations = reservations.Reservations(
         storagebooks.StorageBooks(cast("Any", site.cluster)),
-        lambda tenant: storagequotas.limits_for(tenant, quotas.governing(tenant)),
+        lambda tenant: storagequotas.limits_for(tenant, quotas.table),
     )
     await asyncio.sleep(0.05)
     found = (await site.call("GET", "/quotas", role="viewer")).json

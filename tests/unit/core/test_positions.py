@@ -56,7 +56,7 @@ def test_usage_without_a_ledger_is_zero_and_not_initialized() -> None:
 def test_storage_counts_what_is_stored() -> None:
     artifacts = [{"status": {"artifact": {"sizeBytes": 5}}}, {"status": {"artifact": {"sizeBytes": 7}}}, {}]
     quota = {"metadata": {"name": "q"}, "spec": {"tenants": ["acme"], "storage": {"maxBytes": 100}}}
-    mine, other = (storagequotas.limits_for(tenant, [quota]) for tenant in ("acme", "other"))
+    mine, other = (storagequotas.limits_for(tenant, quotas.Table.of([quota])) for tenant in ("acme", "other"))
     used = {"usedBytes": 12, "reservedBytes": 0, "artifacts": 3, "maxBytes": 100}
     assert positions.storage(artifacts, mine, None) == used
     assert positions.storage([], other, None) == {"usedBytes": 0, "reservedBytes": 0, "artifacts": 0}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import storageartifacts, storagequotas, storagerecounts
+from manifestry.core import quotas, storageartifacts, storagequotas, storagerecounts
 from manifestry.core.storageartifacts import Live, State
 from manifestry.core.storagecharges import (
     LEASE,
@@ -338,7 +338,7 @@ QUOTA = {"metadata": {"name": "q"}, "spec": {"tenants": ["acme"], "storage": {"m
     ],
 )
 def test_the_governing_quota_has_the_limits(found: Any, limits: Limits) -> None:
-    assert storagequotas.limits_for("acme", found) == limits
+    assert storagequotas.limits_for("acme", quotas.Table.of(found)) == limits
     assert limits.is_set == (limits != UNLIMITED)
 
 
