@@ -131,11 +131,15 @@ class Intake(asyncio.BufferedProtocol):
         return {"type": "http.request", "body": self._lent.view, "more_body": not is_last}
 
     def discard(self) -> None:
-        """Waste what is still to come: the application has answered, or the client has left."""
+        """Let the buffers go, waste what is still to come: the application has answered, or the client left.
+
+        At once: the request, which is garbage from now on, is full of cycles, and its buffers are large.
+        """
         if self._waste is None:
-            self._waste = bytearray(_WASTE_BYTES)  # not one of the buffers: a thread may still be at work
-            self._filling = self._ready = self._lent = None
-            self._flow.resume_reading()
+            self._waste = bytearray(min(self._left_bytes, _WASTE_BYTES))  # a thread may still read the others
+            self._filling = self._spare = self._ready = self._lent = None
+            if self._left_bytes:
+                self._flow.resume_reading()
             self._wake()
 
     def eof_received(self) -> bool | None:

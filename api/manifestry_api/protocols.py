@@ -123,6 +123,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._watch.start()
         if self._intake is not None:
             self._intake.discard()
+            self._intake = None
         if self._is_in_body and self.cycle.response_complete:
             self._arm(UNREAD_SECONDS)
 
@@ -207,7 +208,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _taken_in(self, cycle: Any) -> None:
         """Go on with the next request: the parser has not seen the end of this one, so it is a new one."""
-        self._intake, self._left_bytes = None, 0
+        self._left_bytes = 0
         self.transport.set_protocol(self)
         self.parser = httptools.HttpRequestParser(self)
         self._is_in_body = cycle.more_body = False

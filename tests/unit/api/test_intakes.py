@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import gc
 import hashlib
+import mmap
 import random
 import ssl
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -251,3 +254,28 @@ async def test_another_uvicorn_is_not_trusted_to_do_it(monkeypatch: pytest.Monke
         await client.send(head(len(data)) + data)
         assert await client.answer() == expected(data)
     assert app.kinds == {bytes}
+
+
+async def test_buffers_go_with_the_answer_not_with_the_next_garbage_collection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[weakref.ref[mmap.mmap]] = []
+
+    class Buffer(mmap.mmap):
+        def __init__(self, *_: Any) -> None:
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(mmap, "mmap", Buffer)
+    app, data = Application(), bytes(3 * MIB)
+    gc.disable()
+    try:
+        async with connected(app) as client:
+            for _ in range(3):
+                await client.send(head(len(data)) + data)
+                assert (await client.answer())[0] == 200
+                app.kept.clear()
+            await asyncio.sleep(0.05)
+            assert len(made) == 6
+            assert not any(buffer() for buffer in made)
+    finally:
+        gc.enable()
