@@ -211,6 +211,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._left_bytes = 0
         self.transport.set_protocol(self)
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn makes its own
         self._is_in_body = cycle.more_body = False
         if cycle.response_complete:
             self._disarm()

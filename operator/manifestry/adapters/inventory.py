@@ -86,7 +86,7 @@ class Inventory:
 
     async def tenants(self) -> list[str]:
         """Return the uid of every tenant that has something stored."""
-        return [name for name in await self._records.folders(garbagekeys.TENANTS) if _is_uuid(name)]
+        return [name for name in await self._records.folders(garbagekeys.TENANTS) if blobkeys.is_uuid(name)]
 
     async def blobs(self, tenant_uid: str, *, after: str = "", limit: int = LIST_MAX) -> list[Blob]:
         """Return a tenant's first blobs after the digest `after`, in the order of their digests."""
@@ -269,11 +269,3 @@ def _owner(record: bytes) -> str:
 def _blob(item: Item) -> Blob | None:
     parsed = blobkeys.parse_blob(item.key)
     return None if parsed is None else Blob(parsed[1], item.size_bytes, item.modified)
-
-
-def _is_uuid(name: str) -> bool:
-    try:
-        blobkeys.parse_uuid(name)
-    except blobkeys.KeyPartError:
-        return False
-    return True

@@ -189,11 +189,11 @@ class RemoteSessions:
         )
         for item in listed["objects"]:
             upload_id = item["path"].removeprefix(blobkeys.UPLOADS)
-            if _is_uuid(upload_id):
+            if blobkeys.is_uuid(upload_id):
                 yield uploads.Leftover(upload_id, item["last_modified"])
         for prefix in listed["common_prefixes"]:
             upload_id = prefix.removeprefix(blobkeys.UPLOADS).rstrip("/")
-            if not _is_uuid(upload_id):
+            if not blobkeys.is_uuid(upload_id):
                 continue
             state = await self.head(upload_id)
             found = None if state else await self._listed(blobkeys.upload(upload_id))
@@ -215,7 +215,7 @@ class RemoteSessions:
                 continue
             data = await self._read(item["path"])
             session_id = (data or b"").decode("ascii", "replace")
-            if data is None or (_is_uuid(session_id) and await self.head(session_id)):
+            if data is None or (blobkeys.is_uuid(session_id) and await self.head(session_id)):
                 continue
             await self._delete(item["path"])
             freed += 1
@@ -364,10 +364,3 @@ def _key(session_id: str, name: str) -> str:
 
 def _name(item: "ObjectMeta") -> str:
     return item["path"].rpartition("/")[2]
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return bool(blobkeys.parse_uuid(text))
-    except blobkeys.KeyPartError:
-        return False

@@ -29,6 +29,15 @@ def parse_uuid(text: object) -> str:
     raise KeyPartError("the identifier must be a lower-case UUID")
 
 
+def is_uuid(text: str) -> bool:
+    """Tell whether `parse_uuid` takes a text."""
+    try:
+        parse_uuid(text)
+    except KeyPartError:
+        return False
+    return True
+
+
 def tenant(tenant_uid: str) -> str:
     """Return the prefix under which all blobs of a tenant live, with a trailing slash.
 

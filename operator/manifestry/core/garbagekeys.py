@@ -85,7 +85,7 @@ def parse_claim(key: str) -> tuple[str, str] | None:
     """Return (tenant uid, digest) of a claim's key, None for any other."""
     tenant_uid, _, name = key.removeprefix(CLAIMS).partition("/")
     digest = _digest(name)
-    return None if digest is None or not _is_uuid(tenant_uid) else (tenant_uid, digest)
+    return None if digest is None or not blobkeys.is_uuid(tenant_uid) else (tenant_uid, digest)
 
 
 def parse_pin(key: str) -> str | None:
@@ -95,14 +95,6 @@ def parse_pin(key: str) -> str | None:
         return blobkeys.parse_uuid(name.removesuffix(_JSON)) if name.endswith(_JSON) else None
     except blobkeys.KeyPartError:
         return None
-
-
-def _is_uuid(name: str) -> bool:
-    try:
-        blobkeys.parse_uuid(name)
-    except blobkeys.KeyPartError:
-        return False
-    return True
 
 
 def _digest(name: str) -> str | None:

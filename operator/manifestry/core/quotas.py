@@ -130,11 +130,6 @@ class Table:
         )
 
 
-def conflicts(quota: Mapping[str, Any], quotas: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
-    """Return (tenant, name of the older quota) for each tenant that `quota` names but does not govern."""
-    return Table.of(quotas).conflicts(quota)
-
-
 def tenants_of(quota: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the tenant names in a TenantQuota, sorted; `*` stands for every other tenant."""
     named = bodies.spec_of(quota).get("tenants")

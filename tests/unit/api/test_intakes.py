@@ -279,3 +279,17 @@ async def test_buffers_go_with_the_answer_not_with_the_next_garbage_collection(
             assert not any(buffer() for buffer in made)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("size", [5, 2 * MIB])
+async def test_what_follows_the_last_request_is_ignored_after_long_and_short_bodies(
+    size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = bytes(size)
+    async with connected(Application()) as client:
+        await client.send(head(size) + data)
+        assert await client.answer() == expected(data)
+        await client.send(head(3, "Connection: close") + b"abc" + b"left over\r\n")
+        assert await client.answer() == expected(b"abc")
+        assert await client.reader.read() == b""
+    assert not caplog.messages, "it is no malformed request either"

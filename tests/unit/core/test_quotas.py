@@ -105,9 +105,9 @@ def test_share(usage: Any, limits: Any, share: Any) -> None:
 
 def test_the_younger_of_two_quotas_is_not_ready() -> None:
     young = quota("young", ["acme", "b", "*"], created="2026-02-01T00:00:00Z")
-    assert quotas.conflicts(young, [young, ACME, REST]) == (("*", "rest"), ("acme", "acme"))
-    assert quotas.conflicts(ACME, [young, ACME, REST]) == ()
-    rendered = quotas.quota_conditions(quotas.conflicts(young, [young, ACME]), ("over",))
+    assert quotas.Table.of([young, ACME, REST]).conflicts(young) == (("*", "rest"), ("acme", "acme"))
+    assert quotas.Table.of([young, ACME, REST]).conflicts(ACME) == ()
+    rendered = quotas.quota_conditions(quotas.Table.of([young, ACME]).conflicts(young), ("over",))
     assert [(c.type, c.status, c.reason) for c in rendered] == [
         ("Ready", "False", "TenantConflict"),
         ("Stalled", "True", "TenantConflict"),
