@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from manifestry import settings
-from manifestry.core import access, errors
+from manifestry.core import errors
+from manifestry.core.access import permissions
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- written by hack/generate.py; edit the source named below -->\n"
@@ -56,15 +57,15 @@ def settings_page() -> str:
 
 def access_page() -> str:
     """Return docs/access.md: which role may do what."""
-    roles = [role.value for role in access.Role]
+    roles = [role.value for role in permissions.Role]
     head = f"| action | {' | '.join(roles)} |\n|---|{'---|' * len(roles)}\n"
     rows = "".join(
         f"| `{action.value}` | "
-        + " | ".join("yes" if role in access.TABLE[action] else "" for role in access.Role)
+        + " | ".join("yes" if role in permissions.TABLE[action] else "" for role in permissions.Role)
         + " |\n"
-        for action in access.Action
+        for action in permissions.Action
     )
-    source = "Source: `manifestry.core.access`, the one table that the facade asks."
+    source = "Source: `manifestry.core.access.permissions`, the one table that the facade asks."
     return f"# Access\n\n{NOTE}\n{source}\n\n{head}{rows}"
 
 

@@ -5,7 +5,10 @@ from starlette.middleware import Middleware
 
 import manifestry
 from manifestry import settings as settings_module
-from manifestry_api import deps, heads, middleware, openapi, probes, problems, shortcuts
+from manifestry_api import openapi
+from manifestry_api.guard import deps, middleware, shortcuts
+from manifestry_api.health import probes
+from manifestry_api.request import problems
 from manifestry_api.routes import (
     artifacts,
     contents,
@@ -19,6 +22,7 @@ from manifestry_api.routes import (
     quotas,
     uploads,
 )
+from manifestry_api.wire import heads
 
 PUBLIC: tuple[APIRouter, ...] = (health.router, docs.router)
 GUARDED: tuple[APIRouter, ...] = (

@@ -7,8 +7,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from manifestry.core import access, errors, headers
-from manifestry_api import apidocs, deps, problems
+from manifestry.core import errors
+from manifestry.core.access import headers, permissions
+from manifestry_api.guard import deps
+from manifestry_api.request import apidocs, problems
 
 DESCRIPTION = """Artifacts and jobs over HTTP. The same objects are custom resources of group
 `manifestry.dev`: both doors have the same rules, because writes go through the Kubernetes API in the
@@ -17,7 +19,7 @@ SECURITY_SCHEME = "bearer"
 FASTAPI_SCHEMAS = ("HTTPValidationError", "ValidationError")  # of its own 422, which is nowhere answered
 
 
-def guarded_actions(app: FastAPI) -> dict[tuple[str, str], access.Action]:
+def guarded_actions(app: FastAPI) -> dict[tuple[str, str], permissions.Action]:
     """Return the action of every API route by (method, path); routes without a guard are not in it."""
     return {
         (method, route.path_format): found[0].action
@@ -86,13 +88,13 @@ def operation_id(route: APIRoute) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
-def _guard(operation: dict[str, Any], method: str, path: str, action: access.Action) -> None:
+def _guard(operation: dict[str, Any], method: str, path: str, action: permissions.Action) -> None:
     operation["security"] = [{SECURITY_SCHEME: []}]
     parameters = operation.setdefault("parameters", [])
     has_query = any(parameter.get("in") == "query" for parameter in parameters)
     parameters += [{"$ref": f"#/components/parameters/{name}"} for name in headers.REQUIRED]
     operation["x-manifestry-action"] = action.value
-    operation["x-manifestry-roles"] = [role for role in access.Role if role in access.TABLE[action]]
+    operation["x-manifestry-roles"] = [role for role in permissions.Role if role in permissions.TABLE[action]]
     responses = operation.setdefault("responses", {})
     for status in apidocs.refusals(method, path, action, has_query=has_query):
         responses.setdefault(str(status), _refusal(*apidocs.REFUSALS[status]))

@@ -17,27 +17,22 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from manifestry.adapters import cluster, ledgers, reservations, sessions, storagebooks, store
-from manifestry.core import storagequotas
+from manifestry.adapters.kube import cluster
+from manifestry.adapters.quota import ledgers, reservations, storagebooks
+from manifestry.adapters.store import ports as store_ports
+from manifestry.adapters.store import session_ports, sessions, stores
+from manifestry.core.quota.storage import limits as storage_limits
 from manifestry.settings import ApiSettings, ClusterSettings, StoreSettings
-from manifestry_api import (
-    app,
-    audits,
-    caches,
-    deps,
-    gates,
-    identity,
-    keysets,
-    limits,
-    probes,
-    protocols,
-    telemetry,
-    tenants,
-    tokens,
-    webhook_paths,
-    webhook_tls,
-)
+from manifestry_api import app
+from manifestry_api.access import identity, keysets, tenants, tokens
+from manifestry_api.guard import deps, gates, limits
+from manifestry_api.health import probes
+from manifestry_api.objects import caches
+from manifestry_api.request import audits, telemetry
 from manifestry_api.routes import admission
+from manifestry_api.webhook import paths as webhook_paths
+from manifestry_api.webhook import tls
+from manifestry_api.wire import protocols
 
 USER_AGENT = "manifestry-api/0.1.0"
 KEEP_ALIVE_SECONDS = 75  # longer than the usual proxy's 60, or it meets a closing connection
@@ -80,7 +75,7 @@ class Server(uvicorn.Server):
 class Webhook:
     """What the webhook cannot be served without, both from Secrets."""
 
-    certificate: webhook_tls.CertificateLoader
+    certificate: tls.CertificateLoader
     paths: webhook_paths.PathLoader
 
     @classmethod
@@ -88,7 +83,7 @@ class Webhook:
         """Return both, empty until `run` of each."""
         client, settings, namespace = ports.client, ports.settings, ports.namespace
         return cls(
-            webhook_tls.CertificateLoader(client, settings.webhook_secret, namespace),
+            tls.CertificateLoader(client, settings.webhook_secret, namespace),
             webhook_paths.PathLoader(client, settings.webhook_path_secret, namespace),
         )
 
@@ -109,7 +104,7 @@ async def open_ports(config: Config) -> AsyncIterator[deps.Ports]:
         user_agent=USER_AGENT,
         observer=instruments.observe_kubernetes,
     )
-    objects = store.open_store(config.store)
+    objects = stores.open_store(config.store)
     uploads = sessions.open_sessions(config.store, objects)
     try:
         yield make_ports(config, client, (objects, uploads), instruments)
@@ -123,7 +118,7 @@ async def open_ports(config: Config) -> AsyncIterator[deps.Ports]:
 def make_ports(
     config: Config,
     client: cluster.KubeClient,
-    opened: tuple[store.Store, sessions.Sessions],
+    opened: tuple[store_ports.Store, session_ports.Sessions],
     instruments: telemetry.Telemetry,
 ) -> deps.Ports:
     """Return the ports around a connected client and an open store with its resumable uploads."""
@@ -139,7 +134,7 @@ def make_ports(
         ledgers=ledgers.Ledgers(client, lambda namespace, name: _seen(watched, namespace, name)),
         reservations=reservations.Reservations(
             storagebooks.StorageBooks(client, lambda namespace, name: _seen(watched, namespace, name)),
-            lambda tenant: storagequotas.limits_for(tenant, found.table),
+            lambda tenant: storage_limits.limits_for(tenant, found.table),
         ),
         settings=config.api,
         tenants=index,

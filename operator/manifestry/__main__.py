@@ -5,7 +5,8 @@ import logging
 import sys
 
 from manifestry import settings
-from manifestry.adapters import kubeconfigs, logs
+from manifestry.adapters.kube import kubeconfigs
+from manifestry.adapters.telemetry import logs
 from manifestry.handlers import process
 
 _logger = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from manifestry.core import addresses, names
+from manifestry.core.artifacts import addresses
+from manifestry.core.kube import names
 
 PREFIX = "MANIFESTRY_"
 

@@ -16,15 +16,15 @@ import obstore
 import pytest
 from aiohttp import web
 
-from manifestry.adapters import store
-from manifestry.core import blobkeys, digests
+from manifestry.adapters.store import ports, stores
+from manifestry.core.blobs import digests, keys
 from manifestry.settings import StoreSettings
 from tests.clouds import gcs_access, promises
 from tests.clouds.azurite import Azurite, NoNodeError, program
 from tests.clouds.conftest import Cloud
 from tests.clouds.gcs import Gcs
-from tests.component import test_payloads
-from tests.component.test_store_remote import TENANT
+from tests.component.store import test_payloads
+from tests.component.store.test_remote import TENANT
 from tests.controlplane.certificates import Authority
 from tests.seaweed.server import ACCESS_KEY, SECRET_KEY, S3Server
 
@@ -97,7 +97,7 @@ def without_secrets(settings: dict[str, str]) -> StoreSettings:
     return StoreSettings.from_mapping(kept | {"MANIFESTRY_STORE_TIMEOUT_SECONDS": "5"})
 
 
-async def works(used: store.Store) -> bool:
+async def works(used: ports.Store) -> bool:
     blob = await used.put(TENANT, b"by the pod's own identity")
     staged = await used.stage(one(bytes(6 << 20)), limit_bytes=6 << 20)
     await used.publish(TENANT, staged)
@@ -141,7 +141,7 @@ async def test_a_service_account_of_eks_has_its_role(
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", address)
         monkeypatch.setenv("AWS_ROLE_ARN", ROLE)
         monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
-        assert await works(store.open_store(without_secrets(seaweed.settings())))
+        assert await works(stores.open_store(without_secrets(seaweed.settings())))
     assert set(asked) == {("AssumeRoleWithWebIdentity", ROLE, "token-of-the-pod")}
 
 
@@ -169,7 +169,7 @@ async def test_a_service_account_of_aks_has_its_identity(
         monkeypatch.setenv("AZURE_TENANT_ID", "tenant")
         monkeypatch.setenv("AZURE_CLIENT_ID", "client")
         monkeypatch.setenv("AZURE_FEDERATED_TOKEN_FILE", str(tmp_path / "token"))
-        assert await works(store.open_store(without_secrets(secure_azure.settings())))
+        assert await works(stores.open_store(without_secrets(secure_azure.settings())))
     assert set(asked) == {("client", "token-of-the-pod")}
 
 
@@ -182,7 +182,7 @@ def storage_token() -> str:
 async def test_a_service_account_of_gke_has_its_identity(gcs: Gcs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workload identity: the metadata server of the node gives tokens."""
     monkeypatch.setenv("GCE_METADATA_HOST", gcs.endpoint.removeprefix("http://"))
-    assert await works(store.open_store(without_secrets(gcs.settings())))
+    assert await works(stores.open_store(without_secrets(gcs.settings())))
 
 
 async def test_a_mounted_key_of_a_service_account_is_found(
@@ -190,19 +190,19 @@ async def test_a_mounted_key_of_a_service_account_is_found(
 ) -> None:
     (tmp_path / "key.json").write_text(gcs.account)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
-    assert await works(store.open_store(without_secrets(gcs.settings())))
+    assert await works(stores.open_store(without_secrets(gcs.settings())))
 
 
 async def test_a_wrong_key_is_unavailable_and_never_shown(cloud: Cloud) -> None:
     wrong = "Y2FuYXJ5LXNlY3JldA==" if isinstance(cloud, Azurite) else gcs_access.service_account()
     changed = cloud.settings() | {"MANIFESTRY_STORE_SECRET_ACCESS_KEY": wrong}
-    used = store.open_store(StoreSettings.from_mapping(changed))
+    used = stores.open_store(StoreSettings.from_mapping(changed))
     attempts: list[Callable[[], Awaitable[object]]] = [
         used.canary,
         lambda: used.head(TENANT, digests.of(b"")),
     ]
     for attempt in attempts:
-        with pytest.raises(store.StoreUnavailableError) as caught:
+        with pytest.raises(ports.StoreUnavailableError) as caught:
             await attempt()
         shown = f"{caught.value!r} {caught.value.__cause__!r}"
         assert "Y2FuYXJ5" not in shown
@@ -211,10 +211,10 @@ async def test_a_wrong_key_is_unavailable_and_never_shown(cloud: Cloud) -> None:
 
 async def test_a_link_of_cloud_storage_is_signed_for_its_own_host(gcs: Gcs) -> None:
     settings = StoreSettings.from_mapping(gcs.settings())
-    used = store.open_store(settings)
+    used = stores.open_store(settings)
     blob = await used.put(TENANT, b"payload")
     assert await used.link(TENANT, blob.digest, 60) is None
-    key = blobkeys.blob(TENANT, blob.digest)
+    key = keys.blob(TENANT, blob.digest)
     url = await obstore.sign_async(gcs.store(), "GET", key, timedelta(seconds=60))
     assert await fetch(url, {"Host": gcs_access.HOST}) == b"payload"
     for other in (url.replace(key[-8:], "00000000"), url):

@@ -14,7 +14,9 @@ from aiohttp import web
 from obstore.exceptions import BaseError
 from pydantic import SecretStr
 
-from manifestry.adapters import store, store_buckets, store_deletes
+from manifestry.adapters.store import ports
+from manifestry.adapters.store.remote import buckets
+from manifestry.adapters.store.remote import deletes as remote_deletes
 from manifestry.settings import StoreSettings
 from tests.clouds import gcs_access
 from tests.clouds.azurite import Azurite
@@ -39,14 +41,14 @@ def settings(request: pytest.FixtureRequest) -> StoreSettings:
 @pytest.fixture
 async def deletes(
     settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[store_deletes.Deletes]:
-    monkeypatch.setattr(store_deletes, "AHEAD_AZURE", timedelta())
-    made = store_deletes.Deletes(store_buckets.bucket(settings), settings)
+) -> AsyncIterator[remote_deletes.Deletes]:
+    monkeypatch.setattr(remote_deletes, "AHEAD_AZURE", timedelta())
+    made = remote_deletes.Deletes(buckets.bucket(settings), settings)
     yield made
     await made.close()
 
 
-async def ends(deletes: store_deletes.Deletes) -> None:
+async def ends(deletes: remote_deletes.Deletes) -> None:
     """One removal is sent after its end, another in time."""
     for key in ("a", "b"):
         await obstore.put_async(deletes._bucket, key, b"acknowledged")
@@ -62,7 +64,7 @@ async def ends(deletes: store_deletes.Deletes) -> None:
 
 
 @pytest.mark.parametrize("settings", ["azure"], indirect=True)
-async def test_a_removal_does_nothing_after_its_end(deletes: store_deletes.Deletes) -> None:
+async def test_a_removal_does_nothing_after_its_end(deletes: remote_deletes.Deletes) -> None:
     await ends(deletes)
 
 
@@ -72,14 +74,14 @@ async def test_it_goes_over_tls_by_the_trust_of_the_store(
     trust: Trust,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store_deletes, "AHEAD_AZURE", timedelta())
-    made = store_deletes.Deletes(store_buckets.bucket(settings), settings)
+    monkeypatch.setattr(remote_deletes, "AHEAD_AZURE", timedelta())
+    made = remote_deletes.Deletes(buckets.bucket(settings), settings)
     await ends(made)
     await made.close()
     monkeypatch.delenv("SSL_CERT_FILE")
-    stranger = store_deletes.Deletes(store_buckets.bucket(settings), settings)
+    stranger = remote_deletes.Deletes(buckets.bucket(settings), settings)
     (url,) = await made.sign(["a"], 60) or [""]
-    with pytest.raises(store.StoreUnavailableError) as caught:
+    with pytest.raises(ports.StoreUnavailableError) as caught:
         await stranger.send(url)
     assert "Certificate" in repr(caught.value.__cause__)
     await stranger.close()
@@ -120,7 +122,7 @@ async def test_an_identity_of_azure_signs_many_with_one_key(
             store_access_key_id=SecretStr("account"),
             store_timeout_seconds=2,
         )
-        made = store_deletes.Deletes(store_buckets.bucket(chosen), chosen)
+        made = remote_deletes.Deletes(buckets.bucket(chosen), chosen)
         if status == 500:
             with pytest.raises(BaseError):
                 await made.sign(["k"], 60)

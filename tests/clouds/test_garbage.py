@@ -1,4 +1,4 @@
-"""Collector and scrub (tests/component/test_garbage.py, test_scrub.py) on Azure and on Cloud Storage."""
+"""Collector and scrub (tests/component/artifacts: test_garbage, test_scrub) on Azure and on Cloud Storage."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -7,12 +7,12 @@ from typing import cast
 import pytest
 from obstore.store import ObjectStore
 
-from manifestry.adapters import store
+from manifestry.adapters.store import stores
 from manifestry.settings import StoreSettings
 from tests.clouds import promises
 from tests.clouds.conftest import Cloud
-from tests.component import test_garbage, test_scrub
-from tests.component.garbageworld import World
+from tests.component.artifacts import test_garbage, test_scrub
+from tests.component.artifacts.garbageworld import World
 
 OTHERWISE = {
     "test_young_bytes_stay_even_without_a_reference_and_a_mark_is_taken_back": "its grace is one second, "
@@ -25,6 +25,6 @@ globals().update(promises.of(test_garbage, "world", OTHERWISE) | promises.of(tes
 async def world(cloud: Cloud) -> AsyncIterator[World]:
     prefix = f"world-{uuid.uuid4()}"  # what a collector does not know it takes for garbage
     settings = cloud.settings() | {"MANIFESTRY_STORE_PREFIX": prefix, "MANIFESTRY_GC_GRACE_SECONDS": "1"}
-    used = store.open_store(StoreSettings.from_mapping(settings))
+    used = stores.open_store(StoreSettings.from_mapping(settings))
     yield World(used, cast("ObjectStore", cloud.store(prefix)))
     await used.close()

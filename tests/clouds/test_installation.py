@@ -1,4 +1,4 @@
-"""The whole way (tests/cluster/test_remote_store.py): operator and facade as processes, on both clouds."""
+"""The whole way (tests/cluster/store/test_remote.py): operator and facade as processes, on both clouds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from tests.clouds import promises
 from tests.clouds.conftest import Cloud
-from tests.cluster import test_remote_store as contract
+from tests.cluster.store import test_remote as contract
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant
 from tests.e2e.teams import Team

@@ -5,7 +5,7 @@ Azurite 3.35.0 ignores List Blobs' `startFrom`, on which obstore 0.12.1 relies: 
 
 import uuid
 
-from manifestry.adapters import store
+from manifestry.adapters.store import stores
 from manifestry.settings import StoreSettings
 from tests.clouds.conftest import Cloud
 
@@ -13,7 +13,7 @@ from tests.clouds.conftest import Cloud
 async def test_a_listing_in_pages_has_each_key_once(cloud: Cloud) -> None:
     prefix = f"listing/{uuid.uuid4()}"
     settings = StoreSettings.from_mapping(cloud.settings() | {"MANIFESTRY_STORE_PREFIX": prefix})
-    records = store.open_store(settings).records()
+    records = stores.open_store(settings).records()
     keys = [f"t/{number:02}" for number in range(10)]
     for key in keys:
         await records.write(key, b"x")
@@ -30,7 +30,7 @@ async def test_a_listing_in_pages_has_each_key_once(cloud: Cloud) -> None:
 async def test_folders_are_named_once(cloud: Cloud) -> None:
     prefix = f"listing/{uuid.uuid4()}"
     settings = StoreSettings.from_mapping(cloud.settings() | {"MANIFESTRY_STORE_PREFIX": prefix})
-    records = store.open_store(settings).records()
+    records = stores.open_store(settings).records()
     for key in ("t/a/1", "t/a/2", "t/b/c/3", "t/file", "tt/z/1"):
         await records.write(key, b"x")
     assert await records.folders("t") == ["a", "b"]

@@ -1,4 +1,4 @@
-"""What resumable uploads promise (tests/component/test_sessions.py), kept by Azure and by Cloud Storage."""
+"""What resumable uploads promise (tests/component/store), kept by Azure and by Cloud Storage."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -7,11 +7,11 @@ from typing import cast
 import pytest
 from obstore.store import ObjectStore
 
-from manifestry.adapters import sessions, store
+from manifestry.adapters.store import sessions, stores
 from manifestry.settings import StoreSettings
 from tests.clouds import promises
 from tests.clouds.conftest import Cloud
-from tests.component import test_sessions as contract
+from tests.component.store import test_sessions as contract
 
 tenant = contract.tenant
 globals().update(promises.of(contract, "place"))
@@ -22,7 +22,7 @@ async def place(cloud: Cloud) -> AsyncIterator[contract.Place]:
     prefix = f"sessions/{uuid.uuid4()}"
     settings = cloud.settings() | {"MANIFESTRY_STORE_PREFIX": prefix}
     parsed = StoreSettings.from_mapping(settings)
-    objects = store.open_store(parsed)
+    objects = stores.open_store(parsed)
     used = sessions.open_sessions(parsed, objects)
     yield contract.Place(used, objects, settings, cast("ObjectStore", cloud.store(prefix)))
     await used.close()

@@ -5,24 +5,24 @@ import uuid
 
 import pytest
 
-from manifestry.adapters import inventory, store, store_claims
-from manifestry.core import garbagekeys
+from manifestry.adapters.store import holds, inventory, ports, stores
+from manifestry.core.blobs import garbagekeys
 from manifestry.settings import StoreSettings
 from tests.clouds.azurite import Azurite
 from tests.clouds.slow_copies import SlowCopies
-from tests.component.test_store_remote import one
+from tests.component.store.test_remote import one
 
 SECONDS = 0.5
 DATA = bytes(range(256)) * 40
 
 
-def opened(slow: SlowCopies, **changes: str) -> store.Store:
+def opened(slow: SlowCopies, **changes: str) -> ports.Store:
     changed = {f"MANIFESTRY_{name}": value for name, value in changes.items()}
     changed["MANIFESTRY_STORE_PREFIX"] = f"slow/{uuid.uuid4()}"
-    return store.open_store(StoreSettings.from_mapping(slow.settings | changed))
+    return stores.open_store(StoreSettings.from_mapping(slow.settings | changed))
 
 
-async def staged(used: store.Store) -> store.Staged:
+async def staged(used: ports.Store) -> ports.Staged:
     return await used.stage(one(DATA), limit_bytes=len(DATA))
 
 
@@ -36,7 +36,7 @@ async def test_a_payload_is_published_when_its_copy_has_ended(azure: Azurite) ->
 async def test_a_blob_that_is_made_new_keeps_its_bytes(
     azure: Azurite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_claims, "WAIT_SECONDS", 4.0)
+    monkeypatch.setattr(holds, "WAIT_SECONDS", 4.0)
     async with SlowCopies(azure, SECONDS) as slow:
         used, tenant = opened(slow, GC_GRACE_SECONDS="6"), str(uuid.uuid4())
         first = await staged(used)

@@ -1,14 +1,14 @@
-"""What only a network can do to a store (tests/component/test_store_remote.py), done to both clouds."""
+"""What only a network can do to a store (tests/component/store/test_remote.py), done to both clouds."""
 
 import uuid
 
 import pytest
 
-from manifestry.adapters import store
-from manifestry.core import digests
+from manifestry.adapters.store import ports
+from manifestry.core.blobs import digests
 from tests.clouds import promises
 from tests.clouds.conftest import Cloud, MakeCloud
-from tests.component import test_store_remote as contract
+from tests.component.store import test_remote as contract
 
 OTHERWISE = {
     "test_a_store_that_is_gone_is_unavailable_and_returns": "said below: Azurite writes its index every few "
@@ -54,6 +54,6 @@ async def test_a_store_that_does_not_listen_is_unavailable_and_returns(make_clou
 
 async def test_a_bucket_that_is_missing_is_unavailable(cloud: Cloud) -> None:
     used = contract.open_s3(cloud.settings(), bucket="elsewhere")
-    with pytest.raises(store.StoreUnavailableError, match="no such bucket"):
+    with pytest.raises(ports.StoreUnavailableError, match="no such bucket"):
         await used.put(contract.TENANT, b"x")
     assert await used.head(str(uuid.uuid4()), digests.of(b"")) is None

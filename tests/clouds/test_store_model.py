@@ -1,4 +1,4 @@
-"""The model of a store (tests/component/storemodel.py) against Azure and Cloud Storage."""
+"""The model of a store (tests/component/store/storemodel.py) against Azure and Cloud Storage."""
 
 import uuid
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from obstore.store import ObjectStore
 
 from tests.clouds.conftest import Cloud
-from tests.component import storeplaces, test_store_model
+from tests.component.store import storeplaces, test_model
 
 
 def test_a_cloud_does_what_the_model_does(
@@ -21,4 +21,4 @@ def test_a_cloud_does_what_the_model_does(
         where = cloud.settings() | {"MANIFESTRY_STORE_PREFIX": prefix}
         return storeplaces.Place(where, cast("ObjectStore", cloud.store(prefix)))
 
-    test_store_model.check(place, test_store_model.REMOTE)
+    test_model.check(place, test_model.REMOTE)

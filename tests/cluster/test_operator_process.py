@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import names
+from manifestry.core.kube import names
 from tests.controlplane.audit import WriteFilter
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.processes import SYSTEM_NAMESPACE, OperatorProcess

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from manifestry.core import webhookpaths
+from manifestry.core.access import webhookpaths
 from tests.controlplane import grants, ports
 from tests.controlplane.apirequests import ApiFailure
 from tests.controlplane.certificates import Authority

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import obstore
 
-from manifestry.adapters import store_deletes
+from manifestry.adapters.store.remote import deletes
 
 _WRITES: Final = frozenset({"write", "pwrite"})
 _CHANGES: Final = _WRITES | {
@@ -129,9 +129,9 @@ class _FragileWriter:
 @contextmanager
 def fragile(fuse: Fuse) -> Iterator[None]:
     """Let every adapter do its I/O through the fuse."""
-    sent = store_deletes.Deletes._status
+    sent = deletes.Deletes._status
 
-    async def send(self: store_deletes.Deletes, url: str) -> int:
+    async def send(self: deletes.Deletes, url: str) -> int:
         if fuse.burns():
             raise Crash
         return await sent(self, url)
@@ -145,9 +145,9 @@ def fragile(fuse: Fuse) -> Iterator[None]:
                     setattr(module, name, double)
                     changed.append((module, name, real))
         assert changed
-        store_deletes.Deletes._status = send  # type: ignore[method-assign]
+        deletes.Deletes._status = send  # type: ignore[method-assign]
         yield
     finally:
-        store_deletes.Deletes._status = sent  # type: ignore[method-assign]
+        deletes.Deletes._status = sent  # type: ignore[method-assign]
         for module, name, real in changed:
             setattr(module, name, real)

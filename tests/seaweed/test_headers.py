@@ -9,8 +9,9 @@ from email.message import Message
 
 import pytest
 
-from manifestry.adapters import sessions_remote, store, store_remote
-from manifestry.core import uploads
+from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store.remote import blobs, sessions
+from manifestry.core.artifacts import uploads
 from manifestry.settings import StoreSettings
 from tests.seaweed.server import S3Server
 
@@ -19,10 +20,10 @@ PAGE = b"<html><script>alert(1)</script></html>"
 
 
 @pytest.fixture
-async def opened(s3: S3Server) -> AsyncIterator[store_remote.RemoteStore]:
+async def opened(s3: S3Server) -> AsyncIterator[blobs.RemoteStore]:
     settings = s3.settings() | {"MANIFESTRY_STORE_PREFIX": f"headers/{uuid.uuid4()}"}
-    found = store.open_store(StoreSettings.from_mapping(settings))
-    assert isinstance(found, store_remote.RemoteStore)
+    found = stores.open_store(StoreSettings.from_mapping(settings))
+    assert isinstance(found, blobs.RemoteStore)
     yield found
     await found.close()
 
@@ -32,30 +33,30 @@ async def chunks(*pieces: bytes) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def put(used: store_remote.RemoteStore) -> store.Blob:
+async def put(used: blobs.RemoteStore) -> ports.Blob:
     return await used.put(TENANT, PAGE)
 
 
-async def put_anew(used: store_remote.RemoteStore) -> store.Blob:
+async def put_anew(used: blobs.RemoteStore) -> ports.Blob:
     used._refresh_after = timedelta(seconds=-1)
     await used.put(TENANT, PAGE)
     return await used.put(TENANT, PAGE)
 
 
-async def staged(used: store_remote.RemoteStore) -> store.Blob:
+async def staged(used: blobs.RemoteStore) -> ports.Blob:
     return await used.publish(TENANT, await used.stage(chunks(PAGE), limit_bytes=100))
 
 
-async def staged_large(used: store_remote.RemoteStore) -> store.Blob:
+async def staged_large(used: blobs.RemoteStore) -> ports.Blob:
     pieces = [PAGE, *(bytes(1 << 20) for _ in range(11))]
     return await used.publish(TENANT, await used.stage(chunks(*pieces), limit_bytes=1 << 30))
 
 
-async def staged_empty(used: store_remote.RemoteStore) -> store.Blob:
+async def staged_empty(used: blobs.RemoteStore) -> ports.Blob:
     return await used.publish(TENANT, await used.stage(chunks(), limit_bytes=100))
 
 
-async def published_again(used: store_remote.RemoteStore) -> store.Blob:
+async def published_again(used: blobs.RemoteStore) -> ports.Blob:
     used._refresh_after = timedelta(seconds=-1)
     first = await used.stage(chunks(PAGE), limit_bytes=100)
     await used.publish(TENANT, first)
@@ -63,8 +64,8 @@ async def published_again(used: store_remote.RemoteStore) -> store.Blob:
     return await used.publish(TENANT, first)  # its staged bytes are gone: there and back
 
 
-async def session_of(used: store_remote.RemoteStore, *pieces: bytes) -> store.Blob:
-    found = sessions_remote.RemoteSessions(used._bucket, used, timeout_seconds=10)
+async def session_of(used: blobs.RemoteStore, *pieces: bytes) -> ports.Blob:
+    found = sessions.RemoteSessions(used._bucket, used, timeout_seconds=10)
     wanted = uploads.Session(str(uuid.uuid4()), TENANT, "team", "a", str(uuid.uuid4()))
     session = await found.create(wanted, limit=10)
     offset = 0
@@ -73,15 +74,15 @@ async def session_of(used: store_remote.RemoteStore, *pieces: bytes) -> store.Bl
     return await used.publish(TENANT, await found.seal(session))
 
 
-async def session_of_one_piece(used: store_remote.RemoteStore) -> store.Blob:
+async def session_of_one_piece(used: blobs.RemoteStore) -> ports.Blob:
     return await session_of(used, PAGE)
 
 
-async def session_of_pieces(used: store_remote.RemoteStore) -> store.Blob:
+async def session_of_pieces(used: blobs.RemoteStore) -> ports.Blob:
     return await session_of(used, PAGE, PAGE)
 
 
-WAYS: list[Callable[[store_remote.RemoteStore], Awaitable[store.Blob]]] = [
+WAYS: list[Callable[[blobs.RemoteStore], Awaitable[ports.Blob]]] = [
     put,
     put_anew,
     staged,
@@ -95,7 +96,7 @@ WAYS: list[Callable[[store_remote.RemoteStore], Awaitable[store.Blob]]] = [
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 async def test_a_signed_link_is_answered_with_bytes_to_save(
-    opened: store_remote.RemoteStore, way: Callable[[store_remote.RemoteStore], Awaitable[store.Blob]]
+    opened: blobs.RemoteStore, way: Callable[[blobs.RemoteStore], Awaitable[ports.Blob]]
 ) -> None:
     blob = await way(opened)
     link = await opened.link(TENANT, blob.digest, 60)
@@ -103,7 +104,7 @@ async def test_a_signed_link_is_answered_with_bytes_to_save(
     check(await asyncio.to_thread(headers_of, link), blob)
 
 
-def check(headers: Message, blob: store.Blob) -> None:
+def check(headers: Message, blob: ports.Blob) -> None:
     assert headers["Content-Length"] == str(blob.size_bytes)
     assert headers["Content-Type"] == "application/octet-stream"
     assert headers["Content-Disposition"] == "attachment"

@@ -9,8 +9,9 @@ from typing import Protocol
 
 from starlette.requests import HTTPConnection
 
-from manifestry.core import errors, identities
-from manifestry_api import contexts
+from manifestry.core import errors
+from manifestry.core.access import identities
+from manifestry_api.request import contexts
 
 TOKEN_MAX_LENGTH = 16 << 10
 

@@ -11,7 +11,8 @@ from typing import Protocol
 import aiohttp
 import jwt
 
-from manifestry.adapters import apierrors, cluster
+from manifestry.adapters.kube import apierrors, cluster
+from manifestry.adapters.kube import apierrors as kube_apierrors
 
 REFRESH_MIN_SECONDS = 5.0  # an unknown `kid` costs the issuer at most one request in this time
 REFRESH_MAX_SECONDS = 300.0  # a key that the issuer has withdrawn is forgotten after this time
@@ -140,7 +141,7 @@ class KeySet:
             self._tried_seconds = self._monotonic()
             try:
                 self._keys = await self._source.fetch()
-            except (cluster.ApiError, ValueError, KeyError):
+            except (kube_apierrors.ApiError, ValueError, KeyError):
                 if self._keys is None:
                     raise
                 logger.warning("the issuer's keys cannot be refreshed", exc_info=True)

@@ -4,8 +4,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from manifestry.adapters import watches
-from manifestry.core import access, errors, identities, names
+from manifestry.adapters.kube import watches
+from manifestry.core import errors
+from manifestry.core.access import identities, permissions
+from manifestry.core.kube import names
 
 GRANTS_MAX_AGE_SECONDS = (
     300.0  # without contact for longer, a revoked binding might still let in: fail closed
@@ -49,13 +51,13 @@ class GrantIndex:
     ) -> None:
         self._role_bindings = role_bindings
         self._monotonic = monotonic
-        self._tables: dict[str, Mapping[identities.Principal, frozenset[access.Role]]] = {}
+        self._tables: dict[str, Mapping[identities.Principal, frozenset[permissions.Role]]] = {}
         role_bindings.subscribe(self._forget)
 
     def _forget(self, _type: str, binding: Mapping[str, Any]) -> None:
         self._tables.pop((binding.get("metadata") or {}).get("namespace", ""), None)
 
-    def roles(self, identity: identities.Identity, namespace: str) -> frozenset[access.Role]:
+    def roles(self, identity: identities.Identity, namespace: str) -> frozenset[permissions.Role]:
         """Return what the caller is granted in `namespace`; empty means nothing.
 
         Raises:

@@ -17,9 +17,11 @@ from typing import Any
 import jwt
 from starlette.requests import HTTPConnection
 
-from manifestry.adapters import cluster
-from manifestry.core import errors, identities, names
-from manifestry_api import identity, keysets
+from manifestry.adapters.kube import apierrors, cluster
+from manifestry.core import errors
+from manifestry.core.access import identities
+from manifestry.core.kube import names
+from manifestry_api.access import identity, keysets
 
 CACHE_MAX_SECONDS = 60.0
 CACHE_MAX_COUNT = 4096
@@ -47,9 +49,9 @@ def kubernetes_review(client: cluster.KubeClient, audience: str) -> IsCurrent:
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec}
         try:
             answer = await client.post_review(names.TOKEN_REVIEWS, body)
-        except cluster.UnavailableError:
+        except apierrors.UnavailableError:
             return True
-        except cluster.ApiError as error:
+        except apierrors.ApiError as error:
             raise errors.Problem(errors.DEPENDENCY_UNAVAILABLE, "tokens cannot be reviewed") from error
         status = answer.get("status") or {}
         return bool(status.get("authenticated")) and audience in (status.get("audiences") or ())
@@ -132,7 +134,7 @@ class JwtAuthenticator:
     async def _issuer(self) -> str:
         try:
             return await self._keys.issuer()
-        except (cluster.ApiError, ValueError, KeyError) as error:
+        except (apierrors.ApiError, ValueError, KeyError) as error:
             raise errors.Problem(
                 errors.DEPENDENCY_UNAVAILABLE, "the token issuer's keys cannot be read"
             ) from error

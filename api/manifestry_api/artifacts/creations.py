@@ -4,9 +4,13 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from manifestry.adapters import cluster, reservations
-from manifestry.core import errors, requests
-from manifestry_api import deps, lookups
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota import reservations
+from manifestry.core import errors
+from manifestry.core.artifacts import requests
+from manifestry.core.kube import objects
+from manifestry_api.guard import deps
+from manifestry_api.objects import lookups
 
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # the API server's own: no vowels, so no words
 _NAME_ATTEMPTS = 4
@@ -51,7 +55,7 @@ async def _charged(ports: deps.Ports, caller: deps.Caller, body: lookups.Object)
 def _keep(hold: reservations.Hold, error: BaseException) -> None:
     """Keep the charge if an Artifact of the name may exist: another's, or ours without an answer."""
     status = 500
-    if isinstance(error, cluster.ApiError):
+    if isinstance(error, apierrors.ApiError):
         status = error.status
     elif isinstance(error, errors.Problem) and error.kind is not errors.ALREADY_EXISTS:
         status = error.kind.status
@@ -60,7 +64,7 @@ def _keep(hold: reservations.Hold, error: BaseException) -> None:
 
 
 def _named(body: lookups.Object, prefix: str) -> lookups.Object:
-    suffix = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(requests.GENERATED_SUFFIX_LENGTH))
+    suffix = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(objects.GENERATED_SUFFIX_LENGTH))
     metadata = {key: value for key, value in body["metadata"].items() if key != "generateName"}
     return {**body, "metadata": {**metadata, "name": f"{prefix}{suffix}"}}
 

@@ -13,9 +13,14 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.adapters import store
-from manifestry.core import digests, dispositions, errors, etags, ranges
-from manifestry_api import answers, contexts, deps, fields, streams, zerocopy
+from manifestry.adapters.store import ports as store_ports
+from manifestry.core import errors
+from manifestry.core.blobs import digests
+from manifestry.core.http import dispositions, etags, ranges
+from manifestry_api.guard import deps
+from manifestry_api.objects import answers
+from manifestry_api.request import contexts, fields
+from manifestry_api.wire import streams, zerocopy
 
 LINK_SECONDS = 300.0  # long enough for a client that begins at once; the link needs no credential
 _BOUNDARY_BYTES = 16
@@ -61,7 +66,7 @@ async def answer(ports: deps.Ports, caller: deps.Caller, request: Request, conte
         if payload is not None:
             return await _sent(ports, payload, content, body)
         return await _streamed(ports, caller, content, body)
-    except (store.BlobNotFoundError, store.BlobDamagedError) as error:
+    except (store_ports.BlobNotFoundError, store_ports.BlobDamagedError) as error:
         raise errors.Problem(
             errors.INTERNAL, "the stored bytes of this artifact are missing or damaged"
         ) from error
@@ -122,10 +127,10 @@ async def _link(ports: deps.Ports, caller: deps.Caller, content: Content) -> Res
     )
 
 
-async def _sent(ports: deps.Ports, payload: store.Payload, content: Content, body: _Body) -> Response:
+async def _sent(ports: deps.Ports, payload: store_ports.Payload, content: Content, body: _Body) -> Response:
     if payload.size_bytes != content.size_bytes:
         await payload.aclose()
-        raise store.BlobDamagedError("the blob has another size than was recorded")
+        raise store_ports.BlobDamagedError("the blob has another size than was recorded")
     return streams.PayloadResponse(
         payload,
         body.pieces,

@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from manifestry.adapters import reservations, store
-from manifestry.core import digests, errors
-from manifestry_api import intakes, uploads
+from manifestry.adapters.quota import reservations
+from manifestry.adapters.store import ports
+from manifestry.core import errors
+from manifestry.core.blobs import digests
+from manifestry_api.artifacts import uploads
+from manifestry_api.wire import intakes
 
 
 class Payload:
@@ -48,11 +51,11 @@ class Payload:
         if self._stated is not None and not digests.equal(self._stated, found):
             raise uploads.mismatch(f"the piece's digest must be {self._stated}, it is {found}")
 
-    def __aiter__(self) -> AsyncIterator[store.Chunk]:
+    def __aiter__(self) -> AsyncIterator[ports.Chunk]:
         """Return the body's chunks."""
         return self._chunks()
 
-    async def _chunks(self) -> AsyncIterator[store.Chunk]:
+    async def _chunks(self) -> AsyncIterator[ports.Chunk]:
         intakes.want(self._request.scope)
         try:
             async for chunk in self._request.stream():

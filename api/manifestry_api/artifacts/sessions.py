@@ -12,10 +12,17 @@ from datetime import timedelta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.adapters import reservations, sessions, store
-from manifestry.core import artifacts, blobkeys, digests, errors, uploads
-from manifestry_api import bodies, deps, fields, lookups, payloads, representations
-from manifestry_api import uploads as puts
+from manifestry.adapters.quota import reservations
+from manifestry.adapters.store import ports as store_ports
+from manifestry.adapters.store import session_ports
+from manifestry.core import errors
+from manifestry.core.artifacts import lives, uploads
+from manifestry.core.blobs import digests, keys
+from manifestry_api.artifacts import payloads
+from manifestry_api.artifacts import uploads as puts
+from manifestry_api.guard import deps
+from manifestry_api.objects import lookups, representations
+from manifestry_api.request import bodies, fields
 
 # A piece with a `Content-Digest` is held until it is verified, if it is no larger than this.
 VERIFIED_MAX_BYTES = 8 << 20
@@ -47,7 +54,7 @@ class Found:
     @property
     def is_repair(self) -> bool:
         """Tell whether the artifact's payload was stored once and is damaged or missing by now."""
-        return self.recorded is not None and artifacts.is_lost(self.artifact)
+        return self.recorded is not None and lives.is_lost(self.artifact)
 
     @property
     def is_complete(self) -> bool:
@@ -76,7 +83,7 @@ async def create(
     _check_empty(request)
     holder, metadata = puts.holder(artifact, file), artifact["metadata"]
     recorded = holder["upload"].get("digest")
-    if recorded is not None and not artifacts.is_lost(artifact):
+    if recorded is not None and not lives.is_lost(artifact):
         raise _has_payload()
     wanted = uploads.Session(
         session_id=str(uuid.uuid4()),
@@ -92,7 +99,7 @@ async def create(
     async with _charged(ports, caller, wanted, is_charged=recorded is not None) as hold:
         try:
             created = await ports.sessions.create(wanted, limit=limit)
-        except sessions.SessionLimitError as error:
+        except session_ports.SessionLimitError as error:
             raise uploads.over_limit(error.sessions, limit) from None
         hold.keep()
     return created
@@ -106,7 +113,7 @@ async def find(ports: deps.Ports, caller: deps.Caller, session_id: str) -> Found
     """
     try:
         state = await ports.sessions.head(session_id)
-    except blobkeys.KeyPartError:
+    except keys.KeyPartError:
         raise _absent() from None
     if state is None or state.session.tenant_uid != caller.tenant_uid:
         raise _absent()
@@ -300,11 +307,11 @@ async def _take(
         body.check()
     try:
         end = await ports.sessions.append(found.session, wanted.offset, chunks, limit_bytes=limit_bytes)
-    except (sessions.OffsetError, store.TooLargeError) as error:
+    except (session_ports.OffsetError, store_ports.TooLargeError) as error:
         raise await _refused(
-            ports, found, wanted, is_too_large=isinstance(error, store.TooLargeError)
+            ports, found, wanted, is_too_large=isinstance(error, store_ports.TooLargeError)
         ) from None
-    except sessions.SessionNotFoundError:
+    except session_ports.SessionNotFoundError:
         raise _absent() from None
     try:
         body.check()
@@ -351,7 +358,7 @@ async def _complete(
     except errors.Problem:
         await abort(ports, caller, found)
         raise
-    except store.BlobNotFoundError:
+    except store_ports.BlobNotFoundError:
         await abort(ports, caller, found)
         raise errors.Problem(errors.CONFLICT, "the upload's bytes are gone; begin a new one") from None
     await hold.land(blob)
@@ -361,17 +368,17 @@ async def _complete(
         if problem.kind is errors.CONFLICT:  # the artifact has other bytes, and these no use
             await ports.sessions.abort(session)
         raise
-    with contextlib.suppress(store.StoreError):  # recorded is recorded; a left-over is collected later
+    with contextlib.suppress(store_ports.StoreError):  # recorded is recorded; a left-over is collected later
         await ports.sessions.finish(session)
     return stored
 
 
-async def _sealed(ports: deps.Ports, found: Found) -> store.Staged:
+async def _sealed(ports: deps.Ports, found: Found) -> store_ports.Staged:
     try:
         return await ports.sessions.seal(found.session)
-    except sessions.SessionNotFoundError:
+    except session_ports.SessionNotFoundError:
         raise _absent() from None
-    except sessions.OffsetError:
+    except session_ports.OffsetError:
         raise errors.Problem(errors.CONFLICT, "another request appends to this upload") from None
 
 

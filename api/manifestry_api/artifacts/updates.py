@@ -7,9 +7,12 @@ from typing import Any
 
 from starlette.requests import Request
 
-from manifestry.adapters import cluster
-from manifestry.core import changes, errors
-from manifestry_api import answers, bodies, deps, lookups, refusals, representations, schemas
+from manifestry.adapters.kube import apierrors
+from manifestry.core import errors
+from manifestry.core.artifacts import changes
+from manifestry_api.guard import deps
+from manifestry_api.objects import answers, lookups, representations, schemas
+from manifestry_api.request import bodies, refusals
 
 ATTEMPTS = 10
 PAUSE_SECONDS = 0.05  # on average, times the attempt's number: enough for others to come to an end
@@ -49,9 +52,9 @@ async def apply(
             return found
         try:
             return await lookups.patch(ports, caller, ports.caches.artifacts, name, change)
-        except cluster.ConflictError:
+        except apierrors.ConflictError:
             await asyncio.sleep(random.uniform(0, 2 * PAUSE_SECONDS * attempt))  # noqa: S311 - a pause
-        except cluster.InvalidError as error:
+        except apierrors.InvalidError as error:
             raise lookups.in_rest_terms(refusals.from_api(error), found["spec"]) from None
     raise errors.Problem(errors.BUSY, "the artifact keeps changing", headers={"Retry-After": "1"})
 

@@ -11,9 +11,17 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from manifestry.adapters import cluster, reservations, store
-from manifestry.core import artifacts, digests, errors, etags, filelists, requests
-from manifestry_api import answers, bodies, deps, fields, intakes, lookups, representations, waiting
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota import reservations
+from manifestry.adapters.store import ports as store_ports
+from manifestry.core import errors
+from manifestry.core.artifacts import filelists, lives, requests
+from manifestry.core.blobs import digests
+from manifestry.core.http import etags
+from manifestry_api.guard import deps
+from manifestry_api.objects import answers, lookups, representations, waiting
+from manifestry_api.request import bodies, fields
+from manifestry_api.wire import intakes
 
 RECORD_ATTEMPTS = 5
 
@@ -58,7 +66,7 @@ async def receive(
     promise = _promise(holder(artifact, file), request, ports.settings.max_upload_bytes)
     chunks = _chunks(request)
     recorded = holder(artifact, file)["upload"].get("digest")
-    if recorded is not None and artifacts.is_lost(artifact):
+    if recorded is not None and lives.is_lost(artifact):
         return await _repair(ports, caller, artifact, chunks, repairing(promise, holder(artifact, file)))
     if recorded is not None:
         return _same(artifact, recorded, await _hash(chunks))
@@ -113,7 +121,7 @@ def check_state(artifact: lookups.Object, file: str = "") -> None:
         whose, kind = "file's" if file else "artifact's", representations.source({"spec": found})
         raise errors.Problem(errors.CONFLICT, f"the {whose} source must be `upload`, it is `{kind}`")
     failed = representations.artifact_status(artifact) == representations.FAILED
-    if failed and not artifacts.is_lost(artifact):
+    if failed and not lives.is_lost(artifact):
         reason = representations.not_ready_reason(artifact)
         raise errors.Problem(errors.CONFLICT, f"the artifact has failed{reason}")
 
@@ -182,7 +190,7 @@ def stated_digests(
         raise errors.Problem(errors.BAD_REQUEST, str(error)) from None
 
 
-async def _chunks(request: Request) -> AsyncIterator[store.Chunk]:
+async def _chunks(request: Request) -> AsyncIterator[store_ports.Chunk]:
     intakes.want(request.scope)
     try:
         async for chunk in request.stream():
@@ -191,7 +199,9 @@ async def _chunks(request: Request) -> AsyncIterator[store.Chunk]:
         raise errors.Problem(errors.BAD_REQUEST, "the client left before the last byte") from None
 
 
-async def _charged(chunks: AsyncIterator[store.Chunk], hold: reservations.Hold) -> AsyncIterator[store.Chunk]:
+async def _charged(
+    chunks: AsyncIterator[store_ports.Chunk], hold: reservations.Hold
+) -> AsyncIterator[store_ports.Chunk]:
     total_bytes = 0
     async for chunk in chunks:
         total_bytes += len(chunk)
@@ -199,7 +209,7 @@ async def _charged(chunks: AsyncIterator[store.Chunk], hold: reservations.Hold) 
         yield chunk
 
 
-async def _hash(chunks: AsyncIterator[store.Chunk]) -> str:
+async def _hash(chunks: AsyncIterator[store_ports.Chunk]) -> str:
     digest = hashlib.sha256()
     async for chunk in chunks:
         digest.update(chunk)
@@ -214,7 +224,9 @@ def _same(artifact: lookups.Object, recorded: str, digest: str) -> lookups.Objec
     return artifact
 
 
-async def _stage(ports: deps.Ports, chunks: AsyncIterator[store.Chunk], promise: Promise) -> store.Staged:
+async def _stage(
+    ports: deps.Ports, chunks: AsyncIterator[store_ports.Chunk], promise: Promise
+) -> store_ports.Staged:
     staged = await ports.store.stage(chunks, limit_bytes=promise.limit_bytes)
     try:
         verify(staged, promise)
@@ -224,7 +236,7 @@ async def _stage(ports: deps.Ports, chunks: AsyncIterator[store.Chunk], promise:
     return staged
 
 
-def verify(staged: store.Staged, promise: Promise) -> None:
+def verify(staged: store_ports.Staged, promise: Promise) -> None:
     """Refuse bytes that are not what was promised.
 
     Raises:
@@ -257,7 +269,7 @@ async def _repair(
     ports: deps.Ports,
     caller: deps.Caller,
     artifact: lookups.Object,
-    chunks: AsyncIterator[store.Chunk],
+    chunks: AsyncIterator[store_ports.Chunk],
     promise: Promise,
 ) -> lookups.Object:
     """Store the same bytes once more, after they were found damaged or missing; they are charged already."""
@@ -279,7 +291,7 @@ class _Place:
 
 
 async def _publish(
-    ports: deps.Ports, caller: deps.Caller, place: _Place, staged: store.Staged, hold: reservations.Hold
+    ports: deps.Ports, caller: deps.Caller, place: _Place, staged: store_ports.Staged, hold: reservations.Hold
 ) -> lookups.Object:
     try:
         blob = await ports.store.publish(caller.tenant_uid, staged)
@@ -294,7 +306,7 @@ async def record_landed(
     ports: deps.Ports,
     caller: deps.Caller,
     artifact: lookups.Object,
-    blob: store.Blob,
+    blob: store_ports.Blob,
     file: str = "",
     *,
     hold: reservations.Hold,
@@ -313,7 +325,7 @@ async def record_landed(
 
 
 async def record(
-    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, blob: store.Blob, file: str = ""
+    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, blob: store_ports.Blob, file: str = ""
 ) -> lookups.Object:
     """Write the intent; the resourceVersion makes the first of two different uploads win."""
     uid, name = artifact["metadata"]["uid"], artifact["metadata"]["name"]
@@ -325,7 +337,7 @@ async def record(
         try:
             change = requests.uploaded(artifact, *blob, file=file)
             return await lookups.patch(ports, caller, ports.caches.artifacts, name, change)
-        except cluster.ConflictError:
+        except apierrors.ConflictError:
             artifact = await lookups.find_live(ports, caller, ports.caches.artifacts, name)
         if artifact["metadata"]["uid"] != uid:
             raise errors.Problem(errors.CONFLICT, "the artifact was deleted and made anew meanwhile")

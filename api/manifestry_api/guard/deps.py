@@ -24,9 +24,15 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from manifestry import settings
-from manifestry.adapters import cluster, ledgers, reservations, sessions, store, watches
-from manifestry.core import access, errors
-from manifestry_api import audits, contexts, limits, telemetry, tenants
+from manifestry.adapters.kube import cluster, watches
+from manifestry.adapters.quota import ledgers, reservations
+from manifestry.adapters.store import ports as store_ports
+from manifestry.adapters.store import session_ports
+from manifestry.core import errors
+from manifestry.core.access import permissions
+from manifestry_api.access import tenants
+from manifestry_api.guard import limits
+from manifestry_api.request import audits, contexts, telemetry
 
 Clock = Callable[[], datetime]
 
@@ -48,7 +54,7 @@ class Caller(NamedTuple):
     tenant: str
     namespace: str
     tenant_uid: str
-    roles: frozenset[access.Role]
+    roles: frozenset[permissions.Role]
     reason: str
     audit_id: str
     traceparent: str
@@ -71,7 +77,7 @@ class Caches:
 class Gate(Protocol):
     """Authenticate, read the headers, authorize."""
 
-    async def admit(self, connection: HTTPConnection, action: access.Action) -> Caller:
+    async def admit(self, connection: HTTPConnection, action: permissions.Action) -> Caller:
         """Return the caller.
 
         Raises:
@@ -89,8 +95,8 @@ class Ports:
     """Everything outside of the process, as `create_app` gets it; tests pass their own."""
 
     client: cluster.KubeClient
-    store: store.Store
-    sessions: sessions.Sessions
+    store: store_ports.Store
+    sessions: session_ports.Sessions
     reservations: reservations.Reservations
     caches: Caches
     ledgers: ledgers.Ledgers
@@ -117,7 +123,7 @@ PortsDep = Annotated[Ports, Depends(get_ports)]
 class Requirement:
     """The dependency that `require` makes; the guarded route finds it by its type."""
 
-    action: access.Action
+    action: permissions.Action
 
     async def __call__(self, request: Request) -> Caller:
         """Return the caller, admitted at most once in a request."""
@@ -129,7 +135,7 @@ class Requirement:
         return context.caller
 
 
-def require(action: access.Action) -> Requirement:
+def require(action: permissions.Action) -> Requirement:
     """Return the dependency that lets a caller in who may do `action`; use it with `Depends`."""
     return Requirement(action)
 

@@ -4,9 +4,12 @@ import functools
 
 from starlette.requests import HTTPConnection
 
-from manifestry.adapters import cluster
-from manifestry.core import access, headers, identities, names
-from manifestry_api import contexts, deps, identity, tenants
+from manifestry.adapters.kube import cluster
+from manifestry.core.access import headers, identities, permissions
+from manifestry.core.kube import names
+from manifestry_api.access import identity, tenants
+from manifestry_api.guard import deps
+from manifestry_api.request import contexts
 
 _RAW = {name: name.lower().encode() for name in headers.REQUIRED}
 _SHORT = {name: name.lower().removeprefix("x-") for name in headers.REQUIRED}
@@ -22,7 +25,7 @@ class Gatekeeper:
         self._tenants = tenant_index
         self._grants = grants
 
-    async def admit(self, connection: HTTPConnection, action: access.Action) -> deps.Caller:
+    async def admit(self, connection: HTTPConnection, action: permissions.Action) -> deps.Caller:
         """Return the caller.
 
         Raises:
@@ -38,10 +41,10 @@ class Gatekeeper:
         return _caller(context.identity, context.claims, tenant, context)
 
     def _authorize(
-        self, who: identities.Identity, claims: headers.Claims, action: access.Action
+        self, who: identities.Identity, claims: headers.Claims, action: permissions.Action
     ) -> identities.Tenant:
         tenant = self._tenants.find(claims.tenant)
-        granted = self._grants.roles(who, tenant.namespace) if tenant else frozenset[access.Role]()
+        granted = self._grants.roles(who, tenant.namespace) if tenant else frozenset[permissions.Role]()
         return identities.authorize(identities.Request(who, claims, tenant, granted, action))
 
 
@@ -79,5 +82,5 @@ def _caller(
 
 
 @functools.cache
-def _groups(roles: frozenset[access.Role]) -> tuple[str, ...]:
-    return tuple(f"{names.GROUP_PREFIX}{role}" for role in access.Role if role in roles)
+def _groups(roles: frozenset[permissions.Role]) -> tuple[str, ...]:
+    return tuple(f"{names.GROUP_PREFIX}{role}" for role in permissions.Role if role in roles)

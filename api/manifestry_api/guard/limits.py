@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from manifestry.adapters import watches
-from manifestry.core import quotas
+from manifestry.adapters.kube import watches
+from manifestry.core.quota import quotas
 
 
 class QuotaIndex:

@@ -14,8 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from manifestry.core import audit, errors, headers
-from manifestry_api import audits, contexts, deps, problems, telemetry
+from manifestry.core import errors
+from manifestry.core.access import audit, headers
+from manifestry_api.guard import deps
+from manifestry_api.request import audits, contexts, problems, telemetry
 
 PUBLIC_PATHS = frozenset(
     {"/livez", "/readyz", "/healthz", "/metrics", "/openapi.json", "/docs", "/docs/style.css"}

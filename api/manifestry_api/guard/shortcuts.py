@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from manifestry_api import deps
+from manifestry_api.guard import deps
 
 _GIVEN = frozenset({"request", "ports", "caller"})
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from manifestry.core import conditions, identities, names
+from manifestry.core.access import identities
+from manifestry.core.kube import conditions, names
 
 CACHE_MAX_AGE_SECONDS = 90.0  # the server sends a bookmark about every 60 s
 LEASE_GRACE_SECONDS = 5.0

@@ -6,9 +6,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from manifestry.adapters import cluster, store
-from manifestry.core import names
-from manifestry_api import caches, checks, deps
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.store import ports as store_ports
+from manifestry.core.kube import names
+from manifestry_api.guard import deps
+from manifestry_api.health import checks
+from manifestry_api.objects import caches
 
 TIMEOUT_SECONDS = 8.0
 UNWELL_PERIOD_SECONDS = 2.0  # what is not well is looked at more often: back in the Service soon after it is
@@ -45,7 +48,7 @@ class Probe:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 reason = await self._examine()
-        except (cluster.ApiError, store.StoreError, TimeoutError) as error:
+        except (apierrors.ApiError, store_ports.StoreError, TimeoutError) as error:
             reason = _reason(error)
         if reason != self._reason:
             logger.info("probe changed", extra={"probe": self.name, "reason": reason})
@@ -64,7 +67,7 @@ class Probe:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {TIMEOUT_SECONDS:.0f} s"
-    if isinstance(error, cluster.ApiError):
+    if isinstance(error, apierrors.ApiError):
         return f"{error.status} {error.reason}"
     return f"{type(error).__name__}"
 

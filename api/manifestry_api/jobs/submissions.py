@@ -4,9 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from manifestry.adapters import cluster
-from manifestry.core import errors, jobtypes, names, parameters, positions, requests
-from manifestry_api import bodies, deps, lookups, refusals
+from manifestry.adapters.kube import apierrors
+from manifestry.core import errors
+from manifestry.core.jobs import jobtypes, parameters, requests
+from manifestry.core.kube import bodies as kube_bodies
+from manifestry.core.kube import names
+from manifestry.core.quota import positions
+from manifestry_api.guard import deps
+from manifestry_api.objects import lookups
+from manifestry_api.request import bodies, refusals
 
 KEY_MAX_LENGTH = 255
 
@@ -99,7 +105,7 @@ async def rehearse(ports: deps.Ports, caller: deps.Caller, submission: Submissio
     """
     try:
         await lookups.create(ports, caller, ports.caches.jobs, submission.resource, dry_run=True)
-    except cluster.ApiError as error:
+    except apierrors.ApiError as error:
         problem = refusals.from_api(error)
         if problem.kind is not errors.QUOTA_EXCEEDED:
             raise
@@ -127,7 +133,7 @@ async def _job_type(ports: deps.Ports, name: str) -> lookups.Object:
 
 def _check_parameters(body: dict[str, Any], job_type: lookups.Object) -> None:
     """Compare the values as they were sent: as texts, the number 3 would pass for the string '3'."""
-    schema = jobtypes.spec_of(job_type).get("parametersSchema")
+    schema = kube_bodies.spec_of(job_type).get("parametersSchema")
     found = parameters.validate(body.get("parameters") or {}, schema) if jobtypes.is_ready(job_type) else ()
     if found:
         raise lookups.in_rest_terms(bodies.invalid(list(found)), {})

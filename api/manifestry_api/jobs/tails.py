@@ -9,9 +9,13 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from manifestry.adapters import cluster, watches
-from manifestry.core import errors, jobs, names, podlogs
-from manifestry_api import deps, lookups, streams
+from manifestry.adapters.kube import apierrors, cluster, watches
+from manifestry.core import errors
+from manifestry.core.jobs import podlogs, steps
+from manifestry.core.kube import names
+from manifestry_api.guard import deps
+from manifestry_api.objects import lookups
+from manifestry_api.wire import streams
 
 HEADERS_WITHIN_SECONDS = 5.0  # a follower of a queued job gets its headers then, and waits in the body
 SETTLE_SECONDS = 15.0  # how far the kubelet's status may be behind the end of the log
@@ -72,7 +76,7 @@ class Tail:
             async for chunk in streams.skipped(self._stream, self._asked.offset_bytes):
                 yield chunk
             await self._confirm_end(self.target)
-        except (errors.Problem, cluster.ApiError) as error:
+        except (errors.Problem, apierrors.ApiError) as error:
             raise streams.StreamAbortedError(str(error)) from error
 
     async def close(self) -> None:
@@ -88,7 +92,7 @@ class Tail:
 
     def _choose(self, pods: list[lookups.Object]) -> podlogs.Target | None:
         body, is_gone = self._job_now()
-        word, ended = jobs.rest_status(body), is_gone or jobs.is_terminal(body)
+        word, ended = steps.rest_status(body), is_gone or steps.is_terminal(body)
         return podlogs.choose(word, ended, pods, self._asked.wanted)
 
     def _job_now(self) -> tuple[lookups.Object, bool]:
@@ -130,7 +134,7 @@ class Tail:
         )
         try:
             self._stream = await self._opened.enter_async_context(context)
-        except cluster.ApiError as error:
+        except apierrors.ApiError as error:
             raise _refused(error) from error
         return self._stream
 
@@ -210,7 +214,7 @@ def _has_ended(mirror: watches.Reflector, key: tuple[str, str], container: str) 
     return pod is None or podlogs.container_state(pod, container) == "terminated"
 
 
-def _refused(error: cluster.ApiError) -> Exception:
+def _refused(error: apierrors.ApiError) -> Exception:
     """The kubelet answers 400 for a container that is not there yet, and 404 for one that is gone."""
     if error.status == 400:
         return errors.Problem(errors.CONFLICT, f"there is no log yet: {error.message[:256]}")

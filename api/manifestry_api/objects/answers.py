@@ -6,8 +6,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from manifestry.core import errors, etags
-from manifestry_api import apidocs, contexts
+from manifestry.core import errors
+from manifestry.core.http import etags
+from manifestry_api.request import apidocs, contexts
 
 REVALIDATE = "private, no-cache"  # a URL names an id, which may be deleted and made anew: always ask
 VARY = "Authorization, X-Tenant"

@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Iterator
 
-from manifestry.adapters import cluster, watches
-from manifestry.core import names
-from manifestry_api import deps
+from manifestry.adapters.kube import cluster, watches
+from manifestry.core.kube import names
+from manifestry_api.guard import deps
 
 
 def build(client: cluster.KubeClient) -> deps.Caches:

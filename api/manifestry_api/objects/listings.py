@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from manifestry.adapters import watches
-from manifestry.core import pages, selectors
-from manifestry_api import deps, representations, schemas
+from manifestry.adapters.kube import watches
+from manifestry.core.http import pages
+from manifestry.core.kube import selectors
+from manifestry_api.guard import deps
+from manifestry_api.objects import representations, schemas
 
 Object = dict[str, Any]
 

@@ -2,17 +2,22 @@
 
 from typing import Any
 
-from manifestry.adapters import cluster, watches
-from manifestry.core import errors, names, requests
-from manifestry_api import deps, refusals, representations
+from manifestry.adapters.kube import apierrors, watches
+from manifestry.core import errors
+from manifestry.core import errors as core_errors
+from manifestry.core.jobs import requests
+from manifestry.core.kube import names, objects
+from manifestry_api.guard import deps
+from manifestry_api.objects import representations
+from manifestry_api.request import refusals
 
 Object = dict[str, Any]
 WEBHOOK_FAILURE = "failed calling webhook"  # k8s.io/apiserver webhook errors: ErrCallingWebhook
 
 
-def provenance(caller: deps.Caller) -> requests.Provenance:
+def provenance(caller: deps.Caller) -> objects.Provenance:
     """Return what the object will say about its origin."""
-    return requests.Provenance(caller.actor, caller.reason, caller.audit_id, caller.traceparent)
+    return objects.Provenance(caller.actor, caller.reason, caller.audit_id, caller.traceparent)
 
 
 async def find(ports: deps.Ports, caller: deps.Caller, cache: watches.Reflector, name: str) -> Object:
@@ -55,7 +60,7 @@ async def _live(ports: deps.Ports, namespace: str | None, cache: watches.Reflect
         raise absent(cache.resource, name)
     try:
         found = await ports.client.get(cache.resource, name, namespace)
-    except cluster.NotFoundError:
+    except apierrors.NotFoundError:
         raise absent(cache.resource, name) from None
     cache.observe(found)
     return found
@@ -75,11 +80,11 @@ async def create(
         created = await ports.client.create(
             cache.resource, body, caller.namespace, dry_run=dry_run, impersonate=caller.impersonation
         )
-    except cluster.AlreadyExistsError:
-        raise requests.already_exists(str(body["metadata"].get("name", ""))) from None
-    except cluster.InvalidError as error:
+    except apierrors.AlreadyExistsError:
+        raise core_errors.already_exists(str(body["metadata"].get("name", ""))) from None
+    except apierrors.InvalidError as error:
         raise in_rest_terms(refusals.from_api(error), body["spec"]) from None
-    except cluster.UnavailableError as error:
+    except apierrors.UnavailableError as error:
         raise _unavailable(error) from error
     if not dry_run:
         cache.observe(created)
@@ -99,7 +104,7 @@ async def patch(
         patched = await ports.client.merge_patch(
             cache.resource, name, change, caller.namespace, impersonate=caller.impersonation
         )
-    except cluster.NotFoundError:
+    except apierrors.NotFoundError:
         raise absent(cache.resource, name) from None
     cache.observe(patched)
     return patched
@@ -135,9 +140,9 @@ async def delete(
             resource_version=metadata["resourceVersion"] if only_this_version else None,
             impersonate=caller.impersonation,
         )
-    except cluster.NotFoundError:
+    except apierrors.NotFoundError:
         raise absent(cache.resource, metadata["name"]) from None
-    except cluster.ConflictError:
+    except apierrors.ConflictError:
         if not only_this_version:
             raise absent(cache.resource, metadata["name"]) from None
         await find_live(ports, caller, cache, metadata["name"])
@@ -160,7 +165,7 @@ def in_rest_terms(problem: errors.Problem, spec: Object) -> errors.Problem:
     return errors.Problem(problem.kind, problem.detail, found, problem.usage, problem.headers)
 
 
-def _unavailable(error: cluster.UnavailableError) -> Exception:
+def _unavailable(error: apierrors.UnavailableError) -> Exception:
     if WEBHOOK_FAILURE not in error.message:
         return error
     detail = "the admission webhook, which keeps the quota, does not answer; nothing was created"

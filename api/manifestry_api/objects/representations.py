@@ -9,18 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from manifestry.core import (
-    changes,
-    conditions,
-    etags,
-    filelists,
-    jobs,
-    names,
-    parameters,
-    positions,
-    requests,
-)
-from manifestry.core import garbage as collection
+from manifestry.core.artifacts import changes, filelists, requests
+from manifestry.core.blobs import garbage as collection
+from manifestry.core.http import etags
+from manifestry.core.jobs import parameters, steps
+from manifestry.core.kube import conditions, names
+from manifestry.core.quota import positions
 
 Object = Mapping[str, Any]
 
@@ -149,7 +143,7 @@ def job_summary(body: Object, tenant: str) -> dict[str, Any]:
     """Return a Job as lists show it."""
     spec, status = _spec(body), _status(body)
     return _present(
-        **_common(body, tenant, jobs.rest_status(body)),
+        **_common(body, tenant, steps.rest_status(body)),
         jobType=spec.get("jobType"),
         priority=spec.get("priority"),
         queuedAt=status.get("queuedTime"),

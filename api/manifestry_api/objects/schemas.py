@@ -8,8 +8,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from manifestry.core import pages, requests
-from manifestry_api.fields import (
+from manifestry.core.artifacts import requests
+from manifestry.core.http import pages
+from manifestry_api.request.fields import (
     Body,
     Digest,
     FileName,

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from manifestry_api.fields import Digest
-from manifestry_api.schemas import ArtifactStatus, JobStatus
+from manifestry_api.objects.schemas import ArtifactStatus, JobStatus
+from manifestry_api.request.fields import Digest
 
 Count = Annotated[int, Field(ge=0)]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from manifestry.adapters import watches
-from manifestry_api import deps
+from manifestry.adapters.kube import watches
+from manifestry_api.guard import deps
 
 WAIT_MAX_SECONDS = 60
 SEEN_SECONDS = 2.0  # how long a write may take to come back by watch before we answer without it

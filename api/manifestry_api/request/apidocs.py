@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from manifestry.core import access, errors, headers, names
-from manifestry_api import fields
+from manifestry.core import errors
+from manifestry.core.access import headers, permissions
+from manifestry.core.kube import names
+from manifestry_api.request import fields
 
 REQUIRED: Final[Mapping[str, tuple[str, str]]] = {
     headers.ACTOR: ("Who acts; must be the credential's subject.", "system:serviceaccount:acme:ci"),
@@ -47,7 +49,7 @@ REFUSALS: Final[Mapping[int, tuple[str, errors.ErrorKind]]] = {
     500: ("An unexpected error", errors.INTERNAL),
     503: ("A dependency does not answer, or there is too much contention", errors.BUSY),
 }
-_CHARGED = frozenset({access.Action.ARTIFACTS_WRITE, access.Action.JOBS_SUBMIT})
+_CHARGED = frozenset({permissions.Action.ARTIFACTS_WRITE, permissions.Action.JOBS_SUBMIT})
 _LABEL: Mapping[str, Any] = {"type": "string", "pattern": fields.LABEL_PATTERN}
 _JOB_TYPE: Mapping[str, Any] = {
     "description": "The job type's name.",
@@ -94,7 +96,7 @@ def place(path: str, name: str) -> Mapping[str, Any]:
     return _PLACES[path.split("/")[1], name]
 
 
-def refusals(method: str, path: str, action: access.Action, *, has_query: bool) -> Iterator[int]:
+def refusals(method: str, path: str, action: permissions.Action, *, has_query: bool) -> Iterator[int]:
     """Yield the statuses of the refusals that a guarded route may answer with, beside its own."""
     yield from (400, 401, 403, 500, 503)
     if "{" in path:

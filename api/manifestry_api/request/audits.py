@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
 
-from manifestry.core import audit
+from manifestry.core.access import audit
 
 
 class AuditSink(Protocol):

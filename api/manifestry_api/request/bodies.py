@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from manifestry.core import errors
-from manifestry_api import fields
+from manifestry_api.request import fields
 
 MEDIA_TYPE = "application/json"
 MERGE_PATCH = "application/merge-patch+json"

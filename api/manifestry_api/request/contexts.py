@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from manifestry.core import access, headers, identities, traceparents
+from manifestry.core.access import headers, identities, permissions
+from manifestry.core.kube import traceparents
 
 SCOPE_KEY = "manifestry.context"
 FIELDS_KEY = "manifestry.fields"
@@ -32,7 +33,7 @@ class RequestContext:
     trace: traceparents.TraceParent
     received: datetime
     received_seconds: float = 0.0
-    action: access.Action | None = None
+    action: permissions.Action | None = None
     identity: identities.Identity | None = None
     claims: headers.Claims | None = None
     namespace: str = ""

@@ -15,9 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from manifestry.adapters import cluster, store_port
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.store import ports
 from manifestry.core import errors
-from manifestry_api import contexts, refusals
+from manifestry_api.request import contexts, refusals
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "https://manifestry.dev/errors/"
@@ -30,13 +31,13 @@ def from_error(error: Exception) -> errors.Problem:
     match error:
         case errors.Problem():
             return error
-        case cluster.ApiError():
+        case apierrors.ApiError():
             return refusals.from_api(error)
         case RequestValidationError():
             return refusals.from_validation(error)
         case HTTPException():
             return refusals.from_http(error)
-        case store_port.StoreError():
+        case ports.StoreError():
             return refusals.from_store(error)
         case _:
             return errors.Problem(errors.INTERNAL, "the request failed unexpectedly; see the audit id")
@@ -113,8 +114,8 @@ def _methods(request: Request) -> set[str]:
 
 HANDLED: tuple[type[Exception], ...] = (
     errors.Problem,
-    cluster.ApiError,
-    store_port.StoreError,
+    apierrors.ApiError,
+    ports.StoreError,
     RequestValidationError,
     HTTPException,
 )

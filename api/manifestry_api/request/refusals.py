@@ -7,8 +7,10 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from manifestry.adapters import cluster, store_port
-from manifestry.core import admission, errors
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.store import ports
+from manifestry.core import errors
+from manifestry.core.jobs import admission
 
 ERRORS_MAX_COUNT = 64
 DETAIL_MAX_LENGTH = 1024
@@ -41,7 +43,7 @@ _API: Mapping[int, errors.ErrorKind] = {
 }
 
 
-def from_api(error: cluster.ApiError) -> errors.Problem:
+def from_api(error: apierrors.ApiError) -> errors.Problem:
     """Return the problem for a refusal of the Kubernetes API.
 
     An exceeded quota is known by its causes: priority and fairness answers 429 as well, and a webhook's
@@ -51,7 +53,7 @@ def from_api(error: cluster.ApiError) -> errors.Problem:
         return errors.Problem(errors.QUOTA_EXCEEDED, _detail(error), usage=usage, headers=_wait(error, "5"))
     if error.status == 422:
         return _invalid(error)
-    if isinstance(error, cluster.AlreadyExistsError):
+    if isinstance(error, apierrors.AlreadyExistsError):
         return errors.Problem(errors.ALREADY_EXISTS, _detail(error))
     if error.status == 429 or (error.status == 503 and "retryAfterSeconds" in error.details):
         return errors.Problem(errors.BUSY, "the Kubernetes API is busy", headers=_wait(error, "1"))
@@ -63,15 +65,15 @@ def from_api(error: cluster.ApiError) -> errors.Problem:
     return errors.Problem(kind, _detail(error))
 
 
-def _detail(error: cluster.ApiError) -> str:
+def _detail(error: apierrors.ApiError) -> str:
     return _WEBHOOK_PREFIX.sub("", error.message)[:DETAIL_MAX_LENGTH] or error.reason
 
 
-def _wait(error: cluster.ApiError, default: str) -> dict[str, str]:
+def _wait(error: apierrors.ApiError, default: str) -> dict[str, str]:
     return {"Retry-After": str(error.details.get("retryAfterSeconds") or default)}
 
 
-def _invalid(error: cluster.ApiError) -> errors.Problem:
+def _invalid(error: apierrors.ApiError) -> errors.Problem:
     fields = admission.parse_fields(error.details) or _fields(error.details)
     shown = tuple(errors.FieldError(in_body(each.pointer), each.message) for each in fields)
     immutable = any("immutable" in each.message for each in shown)
@@ -106,7 +108,7 @@ def _escape(part: object) -> str:
     return str(part).replace("~", "~0").replace("/", "~1")
 
 
-def from_store(error: store_port.StoreError) -> errors.Problem:
+def from_store(error: ports.StoreError) -> errors.Problem:
     """Return the problem for a refusal of the object store; keys and endpoints are not in it."""
     return errors.Problem(error.kind, f"the object store: {error.kind.title.lower()}")
 

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 
-from manifestry.core import traceparents
+from manifestry.core.kube import traceparents
 
 SERVICE_NAME = "manifestry-api"
 SLOW_CALLS_KEPT = 64

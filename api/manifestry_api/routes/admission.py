@@ -1,6 +1,6 @@
 """The admission webhook for Job CREATE: gather, decide in the core, reserve in the ledger, answer in time.
 
-It is served on its own port over TLS, to the API server only: nobody else knows the path (`webhook_paths`).
+It is served on its own port over TLS, to the API server only: nobody else knows the path (`webhook.paths`).
 The API server waits 5 s (the chart's `timeoutSeconds`), then fails the create; every way here ends before.
 
 References: https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/
@@ -17,9 +17,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from manifestry.adapters import cluster, ledgers
-from manifestry.core import admission, audit, errors, names
-from manifestry_api import bodies, deps, heads, reviews, webhook_paths
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota import ledgers
+from manifestry.core import errors
+from manifestry.core.access import audit
+from manifestry.core.jobs import admission
+from manifestry.core.kube import names
+from manifestry_api.guard import deps
+from manifestry_api.request import bodies
+from manifestry_api.webhook import paths as webhook_paths
+from manifestry_api.webhook import reviews
+from manifestry_api.wire import heads
 
 PATH = "/admission/jobs"  # as audit records have it; the port is called at another one
 DEADLINE_SECONDS = 4.0
@@ -96,9 +104,9 @@ async def decide(ports: deps.Ports, asked: admission.Request) -> admission.Decis
             return await _decide(ports, asked)
     except TimeoutError:
         return admission.busy("manifestry: no decision in time; try again")
-    except (ledgers.LedgerError, cluster.UnavailableError) as error:
+    except (ledgers.LedgerError, apierrors.UnavailableError) as error:
         return admission.busy(f"manifestry: {error}")
-    except cluster.ApiError:
+    except apierrors.ApiError:
         logger.exception("the webhook may not read or write what it must", extra={"job": asked.name})
         return INTERNAL
     except Exception:  # the API server must get an answer it can show
@@ -130,7 +138,7 @@ async def _tenant(ports: deps.Ports, namespace: str) -> str | None:
         return None
     try:
         ports.caches.namespaces.observe(await ports.client.get(names.NAMESPACES, namespace))
-    except cluster.NotFoundError:
+    except apierrors.NotFoundError:
         return None
     found = ports.tenants.of_namespace(namespace)
     return found.name if found else None
@@ -142,7 +150,7 @@ async def _job_type(ports: deps.Ports, name: str) -> Mapping[str, Any] | None:
         return known
     try:
         return await ports.client.get(names.JOB_TYPES, name)
-    except cluster.NotFoundError:
+    except apierrors.NotFoundError:
         return None
 
 
@@ -152,6 +160,6 @@ async def _exists(ports: deps.Ports, asked: admission.Request) -> bool:
         return False  # the schema refuses it
     try:
         await ports.client.get(names.JOBS, asked.name, asked.namespace)
-    except cluster.NotFoundError:
+    except apierrors.NotFoundError:
         return False
     return True

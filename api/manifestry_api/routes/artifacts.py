@@ -6,29 +6,24 @@ from fastapi import Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.core import access, changes, errors, inputs, names, requests
-from manifestry_api import (
-    answers,
-    bodies,
-    creations,
-    deps,
-    listings,
-    lookups,
-    representations,
-    schemas,
-    updates,
-    views,
-    waiting,
-)
+from manifestry.core import errors
+from manifestry.core.access import permissions
+from manifestry.core.artifacts import changes, requests
+from manifestry.core.jobs import inputs
+from manifestry.core.kube import names
+from manifestry_api.artifacts import creations, updates
+from manifestry_api.guard import deps
+from manifestry_api.objects import answers, listings, lookups, representations, schemas, views, waiting
+from manifestry_api.request import bodies
 from manifestry_api.routes import contents, manifests
 
 router = deps.api_router(tags=["artifacts"])
 router.include_router(contents.router)
 router.include_router(manifests.router)
 
-Reader = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_READ))]
-Writer = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_WRITE))]
-Deleter = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_DELETE))]
+Reader = Annotated[deps.Caller, Depends(deps.require(permissions.Action.ARTIFACTS_READ))]
+Writer = Annotated[deps.Caller, Depends(deps.require(permissions.Action.ARTIFACTS_WRITE))]
+Deleter = Annotated[deps.Caller, Depends(deps.require(permissions.Action.ARTIFACTS_DELETE))]
 
 _CREATED: answers.Documented = {
     201: {

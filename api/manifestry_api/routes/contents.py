@@ -6,15 +6,20 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.adapters import store
-from manifestry.core import access, errors, etags, manifests
-from manifestry_api import answers, deps, downloads, lookups, representations, uploads, views
+from manifestry.adapters.store import ports as store_ports
+from manifestry.core import errors
+from manifestry.core.access import permissions
+from manifestry.core.artifacts import manifests
+from manifestry.core.http import etags
+from manifestry_api.artifacts import downloads, uploads
+from manifestry_api.guard import deps
+from manifestry_api.objects import answers, lookups, representations, views
 
 router = deps.api_router(tags=["contents"])
 
-Reader = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_READ))]
-Downloader = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_DOWNLOAD))]
-Writer = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_WRITE))]
+Reader = Annotated[deps.Caller, Depends(deps.require(permissions.Action.ARTIFACTS_READ))]
+Downloader = Annotated[deps.Caller, Depends(deps.require(permissions.Action.ARTIFACTS_DOWNLOAD))]
+Writer = Annotated[deps.Caller, Depends(deps.require(permissions.Action.ARTIFACTS_WRITE))]
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _PAYLOAD_HEADERS = {
@@ -147,7 +152,7 @@ async def get_manifest(name: str, request: Request, ports: deps.PortsDep, caller
         return unchanged
     try:
         content = await ports.store.read(caller.tenant_uid, digest, limit_bytes=manifests.MAX_BYTES)
-    except store.BlobNotFoundError as error:
+    except store_ports.BlobNotFoundError as error:
         raise errors.Problem(errors.INTERNAL, "the stored bytes of this manifest are missing") from error
     headers = {**downloads.immutable(digest, etag), "Content-Type": manifests.MEDIA_TYPE}
     return Response(content, headers=headers)

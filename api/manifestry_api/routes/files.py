@@ -5,7 +5,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from manifestry.core import errors
-from manifestry_api import deps, downloads, lookups, uploads
+from manifestry_api.artifacts import downloads, uploads
+from manifestry_api.guard import deps
+from manifestry_api.objects import lookups
 from manifestry_api.routes import contents
 
 router: APIRouter = deps.api_router(tags=["contents"])

@@ -6,14 +6,19 @@ from typing import Annotated
 from fastapi import Depends, Query
 from starlette.responses import Response
 
-from manifestry.adapters import inventory
-from manifestry.core import access, errors, garbage, names, pages
-from manifestry.core.garbage import Blob, Named, Observed, Verdict
-from manifestry_api import answers, deps, representations, schemas, views
+from manifestry.adapters.store import inventory
+from manifestry.core import errors
+from manifestry.core.access import permissions
+from manifestry.core.blobs import garbage
+from manifestry.core.blobs.garbage import Blob, Named, Observed, Verdict
+from manifestry.core.http import pages
+from manifestry.core.kube import names
+from manifestry_api.guard import deps
+from manifestry_api.objects import answers, representations, schemas, views
 
 router = deps.api_router(tags=["garbage"])
 
-Collector = Annotated[deps.Caller, Depends(deps.require(access.Action.GARBAGE_COLLECT))]
+Collector = Annotated[deps.Caller, Depends(deps.require(permissions.Action.GARBAGE_COLLECT))]
 
 
 @router.get("/garbage", responses={200: {"model": views.GarbagePage}, **answers.EXPIRED})

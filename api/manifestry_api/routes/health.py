@@ -6,7 +6,9 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from manifestry_api import checks, deps, views
+from manifestry_api.guard import deps
+from manifestry_api.health import checks
+from manifestry_api.objects import views
 
 router = APIRouter(tags=["health"])
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -6,12 +6,14 @@ from fastapi import Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.core import access, pages
-from manifestry_api import answers, deps, lookups, representations, schemas, views
+from manifestry.core.access import permissions
+from manifestry.core.http import pages
+from manifestry_api.guard import deps
+from manifestry_api.objects import answers, lookups, representations, schemas, views
 
 router = deps.api_router(tags=["job types"])
 
-Reader = Annotated[deps.Caller, Depends(deps.require(access.Action.JOB_TYPES_READ))]
+Reader = Annotated[deps.Caller, Depends(deps.require(permissions.Action.JOB_TYPES_READ))]
 
 
 def _by_name(body: lookups.Object) -> pages.Key:

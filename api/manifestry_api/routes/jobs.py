@@ -6,29 +6,22 @@ from fastapi import Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.adapters import cluster
-from manifestry.core import access, controls, errors
-from manifestry.core import jobs as core_jobs
-from manifestry_api import (
-    answers,
-    bodies,
-    deps,
-    listings,
-    lookups,
-    refusals,
-    representations,
-    schemas,
-    submissions,
-    views,
-    waiting,
-)
+from manifestry.adapters.kube import apierrors
+from manifestry.core import errors
+from manifestry.core.access import permissions
+from manifestry.core.jobs import controls
+from manifestry.core.jobs import steps as core_jobs
+from manifestry_api.guard import deps
+from manifestry_api.jobs import submissions
+from manifestry_api.objects import answers, listings, lookups, representations, schemas, views, waiting
+from manifestry_api.request import bodies, refusals
 
 router = deps.api_router(tags=["jobs"])
 
-Reader = Annotated[deps.Caller, Depends(deps.require(access.Action.JOBS_READ))]
-Submitter = Annotated[deps.Caller, Depends(deps.require(access.Action.JOBS_SUBMIT))]
-Controller = Annotated[deps.Caller, Depends(deps.require(access.Action.JOBS_CONTROL))]
-Deleter = Annotated[deps.Caller, Depends(deps.require(access.Action.JOBS_DELETE))]
+Reader = Annotated[deps.Caller, Depends(deps.require(permissions.Action.JOBS_READ))]
+Submitter = Annotated[deps.Caller, Depends(deps.require(permissions.Action.JOBS_SUBMIT))]
+Controller = Annotated[deps.Caller, Depends(deps.require(permissions.Action.JOBS_CONTROL))]
+Deleter = Annotated[deps.Caller, Depends(deps.require(permissions.Action.JOBS_DELETE))]
 
 REPLAYED = "Idempotency-Replayed"
 _SUBMITTED: answers.Documented = {
@@ -194,9 +187,9 @@ async def _control(
         change["metadata"] = {"resourceVersion": found["metadata"]["resourceVersion"]}
     try:
         patched = await lookups.patch(ports, caller, ports.caches.jobs, name, change)
-    except cluster.InvalidError as error:  # cancelled by somebody else in between: one-way by CEL
+    except apierrors.InvalidError as error:  # cancelled by somebody else in between: one-way by CEL
         raise errors.Problem(errors.CONFLICT, refusals.from_api(error).detail) from None
-    except cluster.ConflictError:
+    except apierrors.ConflictError:
         raise errors.Problem(errors.PRECONDITION_FAILED, "the job has changed meanwhile") from None
     return _accepted(ports, patched, caller)
 

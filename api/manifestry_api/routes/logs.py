@@ -10,12 +10,17 @@ from fastapi import Depends, Query
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from manifestry.core import access, errors, podlogs
-from manifestry_api import answers, deps, lookups, schemas, streams, tails
+from manifestry.core import errors
+from manifestry.core.access import permissions
+from manifestry.core.jobs import podlogs
+from manifestry_api.guard import deps
+from manifestry_api.jobs import tails
+from manifestry_api.objects import answers, lookups, schemas
+from manifestry_api.wire import streams
 
 router = deps.api_router(tags=["logs"])
 
-Reader = Annotated[deps.Caller, Depends(deps.require(access.Action.JOBS_LOGS))]
+Reader = Annotated[deps.Caller, Depends(deps.require(permissions.Action.JOBS_LOGS))]
 
 MEDIA_TYPE = "text/plain; charset=utf-8"
 FOLLOWERS_MAX_COUNT = 480  # each holds a connection to the API server; the client's pool has 512 for streams

@@ -7,13 +7,18 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.adapters import store
-from manifestry.core import access, digests, errors, etags, manifests
-from manifestry_api import answers, deps, lookups
+from manifestry.adapters.store import ports as store_ports
+from manifestry.core import errors
+from manifestry.core.access import permissions
+from manifestry.core.artifacts import manifests
+from manifestry.core.blobs import digests
+from manifestry.core.http import etags
+from manifestry_api.guard import deps
+from manifestry_api.objects import answers, lookups
 
 router = deps.api_router(tags=["contents"])
 
-Reader = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_READ))]
+Reader = Annotated[deps.Caller, Depends(deps.require(permissions.Action.ARTIFACTS_READ))]
 
 _MANIFEST: answers.Documented = {
     200: {
@@ -49,7 +54,7 @@ async def get_manifest_by_digest(
         return unchanged
     try:
         content = await ports.store.read(caller.tenant_uid, digest, limit_bytes=manifests.MAX_BYTES)
-    except store.BlobNotFoundError as error:
+    except store_ports.BlobNotFoundError as error:
         raise errors.Problem(errors.INTERNAL, "the stored bytes of this manifest are missing") from error
     return Response(content, headers=_headers(digest))
 

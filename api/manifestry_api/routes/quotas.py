@@ -6,22 +6,28 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 from starlette.responses import Response
 
-from manifestry.core import access, names, pages, positions, storagecharges
-from manifestry_api import answers, deps, listings, lookups, representations, schemas, views
+from manifestry.core.access import permissions
+from manifestry.core.http import pages
+from manifestry.core.kube import names
+from manifestry.core.quota import positions
+from manifestry.core.quota.storage import charges
+from manifestry.core.quota.storage import limits as storage_limits
+from manifestry_api.guard import deps
+from manifestry_api.objects import answers, listings, lookups, representations, schemas, views
 
 router = deps.api_router(tags=["quotas"])
 
-Reader = Annotated[deps.Caller, Depends(deps.require(access.Action.QUOTAS_READ))]
+Reader = Annotated[deps.Caller, Depends(deps.require(permissions.Action.QUOTAS_READ))]
 
 
 @router.get("/quotas", responses={200: {"model": views.QuotasView}})
 async def list_quotas(ports: deps.PortsDep, caller: Reader) -> Response:
     """Show usage and limits of every job type, and of storage."""
     ledgers = ports.caches.quota_ledgers.in_namespace(caller.namespace)
-    known = ({name for _, name in ports.caches.job_types.items} | {*ledgers}) - {storagecharges.LEDGER}
+    known = ({name for _, name in ports.caches.job_types.items} | {*ledgers}) - {charges.LEDGER}
     artifacts, limits = listings.of_tenant(ports.caches.artifacts, caller), ports.reservations.limits(caller)
     account = ports.reservations.books.account(caller.namespace) if limits.is_set else None
-    storage = positions.storage(artifacts, limits, account)
+    storage = storage_limits.storage(artifacts, limits, account)
     items = [_row(ports, caller, name) for name in sorted(known)]
     return answers.json({"tenant": caller.tenant, "items": items, "storage": storage})
 
@@ -50,7 +56,7 @@ async def get_queue(
 
 def _require(ports: deps.Ports, caller: deps.Caller, job_type: str) -> None:
     known = (caller.namespace, job_type) in ports.caches.quota_ledgers.items
-    if known and job_type != storagecharges.LEDGER:
+    if known and job_type != charges.LEDGER:
         return
     if ("", job_type) not in ports.caches.job_types.items:
         raise lookups.absent(names.JOB_TYPES, job_type)

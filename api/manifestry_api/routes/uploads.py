@@ -9,13 +9,15 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.core import access
-from manifestry.core import uploads as rules
-from manifestry_api import answers, deps, lookups, sessions, views
+from manifestry.core.access import permissions
+from manifestry.core.artifacts import uploads as rules
+from manifestry_api.artifacts import sessions
+from manifestry_api.guard import deps
+from manifestry_api.objects import answers, lookups, views
 
 router = deps.api_router(tags=["uploads"])
 
-Writer = Annotated[deps.Caller, Depends(deps.require(access.Action.ARTIFACTS_WRITE))]
+Writer = Annotated[deps.Caller, Depends(deps.require(permissions.Action.ARTIFACTS_WRITE))]
 
 _INTEGER = {"type": "integer", "minimum": 0}
 _BOOLEAN = {"type": "string", "enum": ["?0", "?1"]}

@@ -12,9 +12,9 @@ from typing import Any
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from manifestry.adapters import cluster
-from manifestry.core import webhookpaths
-from manifestry_api import secretwatches
+from manifestry.adapters.kube import cluster
+from manifestry.core.access import webhookpaths
+from manifestry_api.webhook import secretwatches
 
 REPORT_SECONDS = 60.0  # one line in that time, however many knock
 logger = logging.getLogger(__name__)

@@ -12,7 +12,10 @@ from typing import Any
 
 from starlette.requests import Request
 
-from manifestry.core import admission, audit, errors, names
+from manifestry.core import errors
+from manifestry.core.access import audit
+from manifestry.core.jobs import admission
+from manifestry.core.kube import names
 
 ACTION = "jobs:admit"
 GROUPS_MAX_COUNT = 64

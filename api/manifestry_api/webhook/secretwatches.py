@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from manifestry.adapters import cluster, retries
-from manifestry.core import names
+from manifestry.adapters.kube import apierrors, cluster, retries
+from manifestry.core.kube import names
 
 POLL_SECONDS = 1.0  # while there is no Secret yet, the first start of an installation waits for it
 
@@ -44,7 +44,7 @@ class SecretWatch:
             try:
                 await self._follow()
                 failures = 0
-            except cluster.ApiError as error:
+            except apierrors.ApiError as error:
                 failures += 1
                 self._report(f"Secret {self._name}: {error.status} {error.reason}")
                 await asyncio.sleep(self._backoff.delay(min(failures, 5)))

@@ -16,8 +16,8 @@ from typing import Any
 
 from cryptography import x509
 
-from manifestry.adapters import cluster
-from manifestry_api import secretwatches
+from manifestry.adapters.kube import cluster
+from manifestry_api.webhook import secretwatches
 
 logger = logging.getLogger(__name__)
 

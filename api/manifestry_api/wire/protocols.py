@@ -18,7 +18,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from manifestry.core import errors
-from manifestry_api import heads, intakes, stalls, zerocopy
+from manifestry_api.wire import heads, intakes, stalls, zerocopy
 
 HEAD_SECONDS = 10.0
 UNREAD_SECONDS = 30.0  # how long a client may go on with a body after its answer; nginx lingers as long

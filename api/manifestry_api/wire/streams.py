@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from manifestry.adapters import store
-from manifestry.core import ranges
-from manifestry_api import zerocopy
+from manifestry.adapters.store import ports
+from manifestry.core.http import ranges
+from manifestry_api.wire import zerocopy
 
 Chunk = bytes | memoryview
 Chunks = AsyncIterator[Chunk]
@@ -110,7 +110,7 @@ class PayloadResponse(Response):
 
     def __init__(
         self,
-        payload: store.Payload,
+        payload: ports.Payload,
         pieces: Pieces,
         *,
         status_code: int,

@@ -79,3 +79,9 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
 def invalid(pointer: str, message: str) -> Problem:
     """Return the `validation-failed` problem for one field."""
     return Problem(VALIDATION_FAILED, message, (FieldError(pointer, message),))
+
+
+def already_exists(name: str) -> Problem:
+    """Return the problem for a name that is taken."""
+    message = f"`name` must not be the name of an existing object, '{name}' is"
+    return Problem(ALREADY_EXISTS, message, (FieldError("/name", message),))

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from manifestry.adapters import ledgers, queues
-from manifestry.core import names
-from manifestry.handlers import caches, keys
+from manifestry.adapters.queues import queues
+from manifestry.adapters.quota import ledgers
+from manifestry.core.kube import names
+from manifestry.handlers.runtime import caches, keys
 
 _logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import json
 import logging
 
 from manifestry.adapters import clock as clocks
-from manifestry.adapters import cluster
-from manifestry.core import names
-from manifestry.handlers import caches
+from manifestry.adapters.kube import apierrors, cluster
+from manifestry.core.kube import names
+from manifestry.handlers.runtime import caches
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ async def find_missing(client: cluster.KubeClient) -> set[str]:
     try:
         content = json.loads(await client.get_raw(f"/apis/{names.API_VERSION}"))
         return wanted - {entry["name"] for entry in content["resources"]}
-    except (cluster.ApiError, ValueError, KeyError, TypeError):
+    except (apierrors.ApiError, ValueError, KeyError, TypeError):
         return wanted
 
 
@@ -44,7 +44,7 @@ async def load_caches(client: cluster.KubeClient, cache: caches.Caches, clock: c
         try:
             for resource in caches.CACHED:
                 await refresh(client, cache, resource)
-        except cluster.ApiError as error:
+        except apierrors.ApiError as error:
             _logger.warning("caches not loaded", extra={"error": str(error)})
             await clock.sleep(RETRY_SECONDS)
         else:

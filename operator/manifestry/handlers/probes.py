@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from manifestry.adapters import clock as clocks
-from manifestry.adapters import election, health, queues
+from manifestry.adapters.kube import election
+from manifestry.adapters.queues import queues
+from manifestry.adapters.telemetry import health
 from manifestry.handlers import shell
 from manifestry.handlers.resyncs import Resyncs
 

@@ -10,49 +10,30 @@ from typing import Self
 from prometheus_client import REGISTRY
 
 from manifestry import settings
-from manifestry.adapters import (
-    clock,
-    cluster,
-    election,
-    fetches,
-    fetchqueues,
-    health,
-    ledgers,
-    metrics,
-    queues,
-    sessions,
-    storagebooks,
-    store,
-    webhooktls,
-)
-from manifestry.core import addresses, names
-from manifestry.handlers import (
-    artifacts,
-    caches,
-    collector,
-    feeds,
-    jobs,
-    jobtypes,
-    namespaces,
-    prerequisites,
-    probes,
-    registry,
-    resyncs,
-    scrubber,
-    shell,
-    storagequotas,
-    storagestates,
-    tenantquotas,
-    uploads,
-    vitals,
-)
-from manifestry.handlers import ledgers as ledger_handler
+from manifestry.adapters import clock
+from manifestry.adapters.fetching import fetches
+from manifestry.adapters.fetching import queues as fetching_queues
+from manifestry.adapters.kube import cluster, election
+from manifestry.adapters.queues import queues
+from manifestry.adapters.quota import ledgers, storagebooks
+from manifestry.adapters.store import ports, sessions, stores
+from manifestry.adapters.telemetry import health, metrics
+from manifestry.adapters.webhook import tls as webhook_tls
+from manifestry.core.artifacts import addresses
+from manifestry.core.kube import names
+from manifestry.handlers import feeds, prerequisites, probes, resyncs, shell
+from manifestry.handlers.artifacts import collector, scrubber, uploads
+from manifestry.handlers.artifacts import reconciler as artifact_reconciler
+from manifestry.handlers.jobs import reconciler as job_reconciler
+from manifestry.handlers.quota import jobtypes, storagequotas, tenantquotas
+from manifestry.handlers.quota import ledgers as ledger_handler
+from manifestry.handlers.runtime import caches, namespaces, registry, storagestates, vitals
 
 _logger = logging.getLogger(__name__)
 
 HANDLERS: tuple[registry.Handler, ...] = (
-    artifacts,
-    jobs,
+    artifact_reconciler,
+    job_reconciler,
     ledger_handler,
     storagequotas,
     tenantquotas,
@@ -168,7 +149,7 @@ class Operator:
         if not await self._vitals.race(prerequisites.wait_for_kinds(self._client, self._clock)):
             return
         self._metrics.leader.set(1)
-        opened = store.open_store(self._configuration.store)
+        opened = stores.open_store(self._configuration.store)
         partial = sessions.open_sessions(self._configuration.store, opened)
         self._collector = uploads.Collector(partial)
         books = ledgers.Ledgers(self._client)
@@ -187,7 +168,7 @@ class Operator:
             await partial.close()
             await opened.close()
 
-    def _context(self, opened: store.Store, books: ledgers.Ledgers) -> registry.Context:
+    def _context(self, opened: ports.Store, books: ledgers.Ledgers) -> registry.Context:
         observer = metrics.QueueMetrics(REGISTRY)
         queue = queues.KeyedQueue(clock=self._clock, observer=observer)
         observer.watch(lambda: len(queue), lambda: queue.delayed, queue.oldest_seconds)
@@ -235,7 +216,7 @@ class Operator:
     def _resync(self, ctx: registry.Context) -> vitals.Task:
         parts = dict(registry.resyncs(HANDLERS))
         if ctx.settings.webhook_enabled:
-            keeper = webhooktls.WebhookKeeper(
+            keeper = webhook_tls.WebhookKeeper(
                 ctx.client, ctx.settings, ctx.cluster_settings.namespace, self._clock
             )
             parts["webhook"] = keeper.resync
@@ -252,8 +233,8 @@ class Operator:
 
 
 def _fetches(
-    chosen: settings.OperatorSettings, into: store.Store, queue: queues.KeyedQueue
-) -> fetchqueues.FetchQueue | None:
+    chosen: settings.OperatorSettings, into: ports.Store, queue: queues.KeyedQueue
+) -> fetching_queues.FetchQueue | None:
     if not chosen.fetch_enabled:
         return None
     try:
@@ -269,7 +250,7 @@ def _fetches(
     def wake(namespace: str, name: str) -> None:
         queue.add((names.ARTIFACTS.kind, namespace, name))
 
-    return fetchqueues.FetchQueue(fetcher, into, slots=chosen.fetch_concurrency, wake=wake)
+    return fetching_queues.FetchQueue(fetcher, into, slots=chosen.fetch_concurrency, wake=wake)
 
 
 async def run(configuration: Configuration) -> int:

@@ -4,15 +4,19 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from manifestry.adapters import cluster, ledgers, metrics, store
-from manifestry.core import conditions, names
-from manifestry.handlers import caches, prerequisites
-from manifestry.handlers.registry import Context, Resync
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota import ledgers
+from manifestry.adapters.store import ports
+from manifestry.adapters.telemetry import metrics
+from manifestry.core.kube import conditions, names
+from manifestry.handlers import prerequisites
+from manifestry.handlers.runtime import caches
+from manifestry.handlers.runtime.registry import Context, Resync
 
 _logger = logging.getLogger(__name__)
 
 FULL_EVERY = 10  # each tenth time the settled objects are looked at, too
-EXPECTED = (cluster.ApiError, ledgers.LedgerError, store.StoreUnavailableError)  # not defects of ours
+EXPECTED = (apierrors.ApiError, ledgers.LedgerError, ports.StoreUnavailableError)  # not defects of ours
 PART_SECONDS = 300.0  # a part that takes longer is broken, and must not stop the others for ever
 
 

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import kopf
 
-from manifestry.adapters import cluster, health
-from manifestry.core import names
+from manifestry.adapters.kube import cluster
+from manifestry.adapters.telemetry import health
+from manifestry.core.kube import names
 
 POOL_SIZE = 32
 KOPF_IDENTITY: Any = (

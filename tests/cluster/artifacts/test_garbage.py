@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import urllib3
 
-from manifestry.core import blobkeys, digests, garbagekeys, names
+from manifestry.core.blobs import digests, garbagekeys, keys
+from manifestry.core.kube import names
 from tests.cluster import rest
 from tests.controlplane import grants, tenants
 from tests.controlplane.clusterapi import ClusterApi, poll_until
@@ -53,7 +54,7 @@ def team(product: rest.Installation, tenant: Tenant) -> Team:
 
 
 def path_of(folder: Path, team: Team, digest: str) -> Path:
-    return folder / "store" / blobkeys.blob(team.tenant.uid, digest)
+    return folder / "store" / keys.blob(team.tenant.uid, digest)
 
 
 def create(team: Team, name: str, data: bytes, **more: Any) -> str:
@@ -296,9 +297,9 @@ def test_on_s3_garbage_goes_and_damage_is_found(  # noqa: PLR0917 - fixtures
         digest = create(team, "gone", data)
         precious = create(team, "precious", b"precious")
         team.caller("publisher").call("DELETE", "/artifacts/gone")
-        behind.put(blobkeys.blob(tenant.uid, precious), b"Precious")
+        behind.put(keys.blob(tenant.uid, precious), b"Precious")
         wait(team, "precious", "False", "Damaged")
-        key = blobkeys.blob(tenant.uid, digest)
+        key = keys.blob(tenant.uid, digest)
         listed: Callable[[], set[str]] = lambda: {  # noqa: E731
             item["path"] for page in behind.list(f"tenants/{tenant.uid}/") for item in page
         }

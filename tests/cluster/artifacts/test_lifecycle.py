@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import store
-from manifestry.core import conditions, digests, manifests, names
+from manifestry.adapters.store import ports, stores
+from manifestry.core.artifacts import manifests
+from manifestry.core.blobs import digests
+from manifestry.core.kube import conditions, names
 from manifestry.settings import StoreSettings
 from tests.controlplane.audit import WriteFilter
 from tests.controlplane.controlplane import ControlPlane
@@ -28,8 +30,8 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def bytes_store(root: Path) -> AsyncIterator[store.Store]:
-    opened = store.open_store(StoreSettings(store_path=str(root)))
+async def bytes_store(root: Path) -> AsyncIterator[ports.Store]:
+    opened = stores.open_store(StoreSettings(store_path=str(root)))
     yield opened
     await opened.close()
 
@@ -86,7 +88,7 @@ async def one(data: bytes) -> AsyncIterator[bytes]:
 
 
 async def test_an_inline_artifact_is_stored_with_one_status_write(
-    control_plane: ControlPlane, tenant: Tenant, operator: OperatorProcess, bytes_store: store.Store
+    control_plane: ControlPlane, tenant: Tenant, operator: OperatorProcess, bytes_store: ports.Store
 ) -> None:
     apply(control_plane, artifact("greeting", tenant, inline={"text": "hello"}, project="web"))
     found = wait(control_plane, tenant, "greeting", "Stored")
@@ -128,7 +130,7 @@ def test_a_ready_artifact_is_not_written_again(
 
 
 async def test_an_upload_is_awaited_and_then_ready(
-    control_plane: ControlPlane, tenant: Tenant, operator: OperatorProcess, bytes_store: store.Store
+    control_plane: ControlPlane, tenant: Tenant, operator: OperatorProcess, bytes_store: ports.Store
 ) -> None:
     apply(control_plane, artifact("model", tenant, upload={}))
     waiting = wait(control_plane, tenant, "model", "AwaitingUpload")

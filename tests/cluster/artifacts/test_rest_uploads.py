@@ -16,7 +16,7 @@ import pytest
 import urllib3
 
 from tests.cluster import rest
-from tests.cluster.test_rest_artifacts import digest_field, digest_of
+from tests.cluster.artifacts.test_rest_artifacts import digest_field, digest_of
 from tests.controlplane import processes
 from tests.controlplane.clusterapi import poll_until
 from tests.controlplane.controlplane import ControlPlane

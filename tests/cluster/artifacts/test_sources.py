@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import conditions, digests, names
+from manifestry.core.blobs import digests
+from manifestry.core.kube import conditions, names
 from tests.cluster import rest
-from tests.component import originserver
+from tests.component.fetching import originserver
 from tests.controlplane import grants, processes
 from tests.controlplane.audit import WriteFilter
 from tests.controlplane.certificates import Authority

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from manifestry.core import conditions, digests, names
-from tests.cluster.test_artifact_lifecycle import apply, artifact, ready, status_writes, wait
+from manifestry.core.blobs import digests
+from manifestry.core.kube import conditions, names
+from tests.cluster.artifacts.test_lifecycle import apply, artifact, ready, status_writes, wait
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.processes import OperatorProcess
 from tests.controlplane.tenants import Tenant

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from manifestry.core import conditions, names
+from manifestry.core.kube import conditions, names
 from tests.controlplane import pods
 from tests.controlplane.clusterapi import ClusterApi
 from tests.controlplane.controlplane import ControlPlane

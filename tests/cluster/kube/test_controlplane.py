@@ -298,7 +298,7 @@ def test_processes_end_with_a_killed_test_process(tmp_path: Path) -> None:
         "time.sleep(300)\n"
     )
     argv = [sys.executable, "-c", script, str(tmp_path / "log")]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as parent:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         parent.send_signal(signal.SIGKILL)

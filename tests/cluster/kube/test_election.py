@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from manifestry.adapters import cluster, election
-from manifestry.core import leases, names
+from manifestry.adapters.kube import cluster, election
+from manifestry.core.kube import leases, names
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from manifestry.adapters import cluster, kubeconfigs
-from manifestry.core import names
+from manifestry.adapters.kube import apierrors, cluster, kubeconfigs
+from manifestry.core.kube import names
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant
 
@@ -39,7 +39,7 @@ async def test_an_object_lives_its_life(client: cluster.KubeClient, tenant: Tena
     assert patched["data"] == {"x": "2", "y": "3"}
     assert replaced["metadata"]["uid"] == patched["metadata"]["uid"]
     await client.delete(kind, "a", ns)
-    with pytest.raises(cluster.NotFoundError) as missing:
+    with pytest.raises(apierrors.NotFoundError) as missing:
         await client.get(kind, "a", ns)
     assert (missing.value.status, missing.value.reason) == (404, "NotFound")
 
@@ -47,23 +47,23 @@ async def test_an_object_lives_its_life(client: cluster.KubeClient, tenant: Tena
 async def test_refusals_have_their_own_classes(client: cluster.KubeClient, tenant: Tenant) -> None:
     kind, ns = names.CONFIG_MAPS, tenant.namespace
     made = await client.create(kind, config_map("a", ns))
-    with pytest.raises(cluster.AlreadyExistsError):
+    with pytest.raises(apierrors.AlreadyExistsError):
         await client.create(kind, config_map("a", ns))
     await client.merge_patch(kind, "a", {"data": {"x": "1"}}, ns)
-    with pytest.raises(cluster.ConflictError):
+    with pytest.raises(apierrors.ConflictError):
         await client.replace(kind, made)
     stale = {"metadata": {"resourceVersion": made["metadata"]["resourceVersion"]}, "data": {"x": "2"}}
-    with pytest.raises(cluster.ConflictError):
+    with pytest.raises(apierrors.ConflictError):
         await client.merge_patch(kind, "a", stale, ns)
-    with pytest.raises(cluster.ConflictError):
+    with pytest.raises(apierrors.ConflictError):
         await client.delete(kind, "a", ns, uid="00000000-0000-0000-0000-000000000000")
-    with pytest.raises(cluster.InvalidError):
+    with pytest.raises(apierrors.InvalidError):
         await client.create(kind, config_map("NOT-A-NAME", ns))
 
 
 async def test_a_dry_run_leaves_nothing(client: cluster.KubeClient, tenant: Tenant) -> None:
     await client.create(names.CONFIG_MAPS, config_map("dry", tenant.namespace), dry_run=True)
-    with pytest.raises(cluster.NotFoundError):
+    with pytest.raises(apierrors.NotFoundError):
         await client.get(names.CONFIG_MAPS, "dry", tenant.namespace)
 
 
@@ -106,9 +106,9 @@ async def test_an_impersonated_write_has_only_that_persons_rights(
     client: cluster.KubeClient, tenant: Tenant
 ) -> None:
     nobody = cluster.Impersonation("mallory", ("manifestry:viewer",))
-    with pytest.raises(cluster.ForbiddenError, match="mallory"):
+    with pytest.raises(apierrors.ForbiddenError, match="mallory"):
         await client.create(names.CONFIG_MAPS, config_map("i", tenant.namespace), impersonate=nobody)
-    with pytest.raises(cluster.ForbiddenError, match="mallory"):
+    with pytest.raises(apierrors.ForbiddenError, match="mallory"):
         await client.delete(names.CONFIG_MAPS, "i", tenant.namespace, impersonate=nobody)
 
 
@@ -124,7 +124,7 @@ async def test_reviews_and_raw_paths(client: cluster.KubeClient) -> None:
 async def test_a_log_that_cannot_be_read_says_so_on_entering(
     client: cluster.KubeClient, tenant: Tenant
 ) -> None:
-    with pytest.raises(cluster.NotFoundError):
+    with pytest.raises(apierrors.NotFoundError):
         async with client.stream_log("nothing", tenant.namespace):
             pass
 
@@ -137,7 +137,7 @@ async def test_each_attempt_is_observed(control_plane: ControlPlane, tenant: Ten
         observer=lambda verb, resource, status, _: seen.append((verb, resource, status)),
     )
     await client.create(names.CONFIG_MAPS, config_map("o", tenant.namespace))
-    with pytest.raises(cluster.NotFoundError):
+    with pytest.raises(apierrors.NotFoundError):
         await client.get(names.LEASES, "o", tenant.namespace)
     await client.close()
     assert seen == [("create", "configmaps", 201), ("get", "leases.coordination.k8s.io", 404)]
@@ -147,7 +147,7 @@ async def test_someone_without_rights_is_told_so_at_once(control_plane: ControlP
     kubeconfig = control_plane.kubeconfig_for("nobody-in-particular")
     client = await cluster.KubeClient.connect(kubeconfig=str(kubeconfig), user_agent=AGENT)
     async with asyncio.timeout(5):
-        with pytest.raises(cluster.ForbiddenError):
+        with pytest.raises(apierrors.ForbiddenError):
             await client.list(names.CONFIG_MAPS)
     await client.close()
 
@@ -166,12 +166,12 @@ async def test_a_read_outlives_a_restart_of_the_server_and_a_write_fails_clearly
     )
     await client.get(names.NAMESPACES, "default")
     control_plane.apiserver.kill()
-    with pytest.raises(cluster.UnavailableError) as refused:
+    with pytest.raises(apierrors.UnavailableError) as refused:
         await client.create(names.CONFIG_MAPS, config_map("x", "default"))
     assert refused.value.status == 503
     await asyncio.to_thread(control_plane.apiserver.start)
     assert (await client.get(names.NAMESPACES, "default"))["metadata"]["name"] == "default"
-    with pytest.raises(cluster.GoneError):  # its watch cache begins after the restart
+    with pytest.raises(apierrors.GoneError):  # its watch cache begins after the restart
         async for _ in client.watch(names.CONFIG_MAPS, resource_version="1"):
             pass
     await client.close()

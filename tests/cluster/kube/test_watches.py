@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import cluster, watches
-from manifestry.core import names
+from manifestry.adapters.kube import cluster, watches
+from manifestry.core.kube import names
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant
 

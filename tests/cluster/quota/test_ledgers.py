@@ -6,9 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from manifestry.adapters import cluster
-from manifestry.adapters.ledgers import ContentionError, Ledgers, NotReadyError, World
-from manifestry.core import admission, ledgers, names, quotas
+from manifestry.adapters.kube import cluster
+from manifestry.adapters.quota.books import ContentionError, NotReadyError
+from manifestry.adapters.quota.ledgers import Ledgers, World
+from manifestry.core.jobs import admission
+from manifestry.core.kube import names
+from manifestry.core.quota import ledgers, quotas
 from tests.controlplane import audit
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant

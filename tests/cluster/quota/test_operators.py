@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import conditions, names
-from tests.cluster import jobworld
+from manifestry.core.kube import conditions, names
+from tests.cluster.jobs import jobworld
 from tests.controlplane import audit, pods
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant

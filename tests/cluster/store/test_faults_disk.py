@@ -8,7 +8,7 @@ import pytest
 import urllib3
 
 from tests.cluster import rest
-from tests.cluster.inventory import Inventory
+from tests.cluster.store.inventory import Inventory
 from tests.controlplane import tenants
 from tests.controlplane.clusterapi import poll_until
 from tests.controlplane.controlplane import ControlPlane

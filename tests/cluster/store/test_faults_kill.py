@@ -18,9 +18,9 @@ import pytest
 import urllib3
 from obstore.store import LocalStore, ObjectStore
 
-from manifestry.core import blobkeys
+from manifestry.core.blobs import keys
 from tests.cluster import rest
-from tests.cluster.inventory import MEDIA_TYPE, Inventory
+from tests.cluster.store.inventory import MEDIA_TYPE, Inventory
 from tests.controlplane.clusterapi import poll_until
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.plugin import MakeTenant
@@ -155,9 +155,9 @@ def _run(swarm: Swarm, wanted: list[Upload]) -> None:
 def _check_blobs(behind: ObjectStore, tenant_uid: str) -> int:
     """Every object under a digest's key has that digest: nothing was published in part."""
     count = 0
-    for page in obstore.list(behind, blobkeys.tenant(tenant_uid)):
+    for page in obstore.list(behind, keys.tenant(tenant_uid)):
         for item in page:
-            parsed = blobkeys.parse_blob(item["path"])
+            parsed = keys.parse_blob(item["path"])
             assert parsed is not None, item["path"]
             sha256 = hashlib.sha256(obstore.get(behind, item["path"]).bytes())
             assert f"sha256:{sha256.hexdigest()}" == parsed[1]
@@ -202,7 +202,7 @@ def test_uploads_survive_kills_of_the_facade(
         stored.check()
         _check_charges(control_plane, tenant)
         blobs = _check_blobs(place.behind(), tenant.uid)
-        left = sum(len(page) for page in obstore.list(place.behind(), blobkeys.UPLOADS))
+        left = sum(len(page) for page in obstore.list(place.behind(), keys.UPLOADS))
     sys.stdout.write(
         f"{took:.0f} s, {swarm.kills} kills, {swarm.breaks} breaks, {len(swarm.problems)} problems,"
         f" {len(stored.acknowledged)} of {place.count} acknowledged, {blobs} blobs, {left} left over\n"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.inventory import MEDIA_TYPE
+from tests.cluster.store.inventory import MEDIA_TYPE
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.processes import FacadeProcess
 from tests.controlplane.tenants import Tenant

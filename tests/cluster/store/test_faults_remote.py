@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import urllib3
 
-from manifestry.core import conditions
+from manifestry.core.kube import conditions
 from tests.cluster import rest
-from tests.cluster.inventory import Inventory
+from tests.cluster.store.inventory import Inventory
 from tests.controlplane import tenants
 from tests.controlplane.clusterapi import poll_until
 from tests.controlplane.controlplane import ControlPlane

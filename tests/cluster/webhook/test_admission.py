@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import names
+from manifestry.core.kube import names
 from tests.cluster import facade_requests as facades
 from tests.controlplane.apirequests import ApiFailure
 from tests.controlplane.audit import WriteFilter

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import names, webhookpaths
+from manifestry.core.access import webhookpaths
+from manifestry.core.kube import names
 from tests.cluster import facade_requests as facades
 from tests.controlplane import binaries, grants, ports, processes
 from tests.controlplane.certificates import Authority

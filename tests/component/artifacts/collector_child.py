@@ -14,7 +14,8 @@ from typing import Any
 
 import obstore
 
-from manifestry.adapters import claims_port, inventory, store, store_deletes
+from manifestry.adapters.store import claim_ports, inventory, ports, stores
+from manifestry.adapters.store.remote import deletes
 from manifestry.settings import StoreSettings
 
 CALLS = ("mkdir", "rmdir", "rename", "unlink", "stat", "scandir", "listdir", "fsync", "open")
@@ -34,7 +35,7 @@ def signalling(owner: Any, names: Collection[str], give: Callable[[], None]) -> 
 
 async def main(tenant: str, digest: str, number: int, left: int, grace: float) -> None:
     settings = StoreSettings.from_mapping(os.environ)
-    used = store.open_store(settings)
+    used = stores.open_store(settings)
 
     def give() -> None:
         nonlocal left
@@ -46,20 +47,20 @@ async def main(tenant: str, digest: str, number: int, left: int, grace: float) -
         signalling(os, CALLS, give)
     else:
         signalling(obstore, REQUESTS, give)
-        signalling(store_deletes.Deletes, ["_status"], give)
+        signalling(deletes.Deletes, ["_status"], give)
 
     async def nobody(_: frozenset[str]) -> Collection[str]:
         return ()
 
     try:
         await inventory.Inventory(used).remove(tenant, [digest], nobody, timedelta(seconds=grace))
-    except store.StoreUnavailableError:  # it has slept while it signed
+    except ports.StoreUnavailableError:  # it has slept while it signed
         pass
     finally:
         await used.close()
 
 
 if __name__ == "__main__":
-    claims_port.CLAIM_SECONDS = float(sys.argv[6])  # type: ignore[misc]
+    claim_ports.CLAIM_SECONDS = float(sys.argv[6])  # type: ignore[misc]
     tenant, digest, number, step, grace, _ = sys.argv[1:]
     asyncio.run(main(tenant, digest, int(number), int(step), float(grace)))

@@ -16,10 +16,14 @@ import pytest
 from obstore.store import LocalStore as Folder
 from obstore.store import ObjectStore, S3Store
 
-from manifestry.adapters import cluster, inventory, store
-from manifestry.core import blobkeys, conditions, digests, names
-from manifestry.handlers import artifacts, caches, collector, scrubber
-from manifestry.handlers.registry import Context
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.store import inventory, ports, stores
+from manifestry.core.blobs import digests
+from manifestry.core.blobs import keys as blob_keys
+from manifestry.core.kube import conditions, names
+from manifestry.handlers.artifacts import collector, reconciler, scrubber
+from manifestry.handlers.runtime import caches
+from manifestry.handlers.runtime.registry import Context
 from manifestry.settings import OperatorSettings, StoreSettings
 from tests.seaweed.server import S3Server
 
@@ -44,7 +48,7 @@ class Api:
     async def get(self, resource: names.Resource, name: str, namespace: str | None = None) -> Object:
         found = self.objects.get((resource.kind, namespace or "", name))
         if found is None:
-            raise cluster.NotFoundError(404, "NotFound", "not found")
+            raise apierrors.NotFoundError(404, "NotFound", "not found")
         return copy.deepcopy(found)
 
     async def pages(
@@ -59,7 +63,7 @@ class Api:
         meta = body["metadata"]
         current = await self.get(resource, meta["name"], meta["namespace"])
         if current["metadata"]["resourceVersion"] != meta["resourceVersion"]:
-            raise cluster.ConflictError(409, "Conflict", "modified")
+            raise apierrors.ConflictError(409, "Conflict", "modified")
         return self.put(resource, copy.deepcopy(body))
 
     async def create(self, resource: names.Resource, body: Object, *_: Any) -> Object:
@@ -87,7 +91,7 @@ class Clock:
 class World:
     """An operator's storage parts."""
 
-    def __init__(self, used: store.Store, behind: ObjectStore) -> None:
+    def __init__(self, used: ports.Store, behind: ObjectStore) -> None:
         self.api, self.clock, self.store, self.behind = Api(), Clock(), used, behind
         self.uid = str(uuid.uuid4())
         unused = cast("Any", None)
@@ -127,14 +131,14 @@ class World:
         known = self.api.objects.get(("Artifact", namespace, name), {})
         body = {"metadata": meta, "spec": {"mediaType": "a/b", **spec}, "status": known.get("status", {})}
         self.api.put(names.ARTIFACTS, body)
-        await artifacts.reconcile(self.ctx, namespace, name)
+        await reconciler.reconcile(self.ctx, namespace, name)
         return self.api.objects["Artifact", namespace, name]
 
     async def uploaded(self, data: bytes, name: str = "a", **spec: Any) -> Object:
         blob = await self.upload(data)
         return await self.artifact(name, upload={"digest": blob.digest, "sizeBytes": len(data)}, **spec)
 
-    async def upload(self, data: bytes) -> store.Blob:
+    async def upload(self, data: bytes) -> ports.Blob:
         async def chunks() -> AsyncIterator[bytes]:
             yield data
 
@@ -155,7 +159,7 @@ class World:
         return sorted(item["path"] for page in obstore.list(self.behind, prefix) for item in page)
 
     def damage(self, data: bytes) -> None:
-        obstore.put(self.behind, blobkeys.blob(self.uid, digests.of(data)), bytes([data[0] ^ 1]) + data[1:])
+        obstore.put(self.behind, blob_keys.blob(self.uid, digests.of(data)), bytes([data[0] ^ 1]) + data[1:])
 
     async def grace(self) -> None:
         """Let the grace period pass; S3 knows whole seconds only."""
@@ -191,6 +195,6 @@ async def opened(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[
             secret_access_key=server.secret_key,
             client_options={"allow_http": True},
         )
-    used = store.open_store(StoreSettings.from_mapping(settings | {"MANIFESTRY_GC_GRACE_SECONDS": "1"}))
+    used = stores.open_store(StoreSettings.from_mapping(settings | {"MANIFESTRY_GC_GRACE_SECONDS": "1"}))
     yield World(used, behind)
     await used.close()

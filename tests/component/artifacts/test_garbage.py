@@ -12,10 +12,10 @@ from typing import Any
 import obstore
 import pytest
 
-from manifestry.adapters import bounded, store, store_claims
-from manifestry.core import digests, garbagekeys
-from manifestry.handlers import collector
-from tests.component.garbageworld import World, opened
+from manifestry.adapters.store import bounded, holds, ports
+from manifestry.core.blobs import digests, garbagekeys
+from manifestry.handlers.artifacts import collector
+from tests.component.artifacts.garbageworld import World, opened
 
 AT_ONCE = timedelta(seconds=-5)  # whatever is there is as old as this
 
@@ -188,9 +188,9 @@ async def test_a_publisher_waits_for_a_claim_and_a_dead_collectors_claim_is_take
     assert await world.inventory.reap(AT_ONCE) == 1
     assert (await waiting).digest == digests.of(b"contested")
     assert await confirming is not None
-    monkeypatch.setattr(store_claims, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(holds, "WAIT_SECONDS", 0.1)
     obstore.put(world.behind, key, b"")
-    with pytest.raises(store.StoreUnavailableError, match="removing older bytes"):
+    with pytest.raises(ports.StoreUnavailableError, match="removing older bytes"):
         await world.upload(b"contested")
 
 
@@ -237,7 +237,7 @@ async def test_a_failure_in_the_middle_leaves_the_rest_for_the_next_run(
     wanted = [digests.of(b"%d" % number) for number in range(30)]
 
     async def broken(*_: Any) -> set[str]:
-        raise store.StoreUnavailableError("down")
+        raise ports.StoreUnavailableError("down")
 
     async def live(_: frozenset[str]) -> set[str]:
         return set()
@@ -246,7 +246,7 @@ async def test_a_failure_in_the_middle_leaves_the_rest_for_the_next_run(
         if fails == "delete":
             patch.setattr(world.inventory._claims, "remove", broken)
         none = timedelta(microseconds=-1)
-        with pytest.raises(store.StoreUnavailableError):
+        with pytest.raises(ports.StoreUnavailableError):
             await world.inventory.remove(world.uid, wanted, broken if fails == "live" else live, none)
     left = await world.inventory.reap(AT_ONCE)
     assert left <= bounded.IN_FLIGHT if fails == "delete" else left == 0

@@ -24,22 +24,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from manifestry.adapters import (
-    claims_port,
-    inventory,
-    store,
-    store_claims,
-    store_local,
-    store_remote,
-)
-from manifestry.core import blobkeys, digests, garbage, garbagekeys
-from tests.component.membucket import Bucket, everywhere
-from tests.component.turns import Choose, ThreadTurns, Turns
+from manifestry.adapters.store import claim_ports, holds, inventory, ports
+from manifestry.adapters.store.local import blobs as local_blobs
+from manifestry.adapters.store.remote import blobs as remote_blobs
+from manifestry.core.blobs import digests, garbage, garbagekeys, keys
+from tests.component.artifacts.turns import Choose, ThreadTurns, Turns
+from tests.component.store.membucket import Bucket, everywhere
 
 TENANT = str(uuid.UUID(int=5))
 DATA = b"the same bytes"
 DIGEST = digests.of(DATA)
-KEY = blobkeys.blob(TENANT, DIGEST)
+KEY = keys.blob(TENANT, DIGEST)
 GRACE = timedelta(days=30)  # no sleep is as long
 ACTORS = ("upload", "put", "refer", "collect", "collect again", "reap", "reap again")
 SCRUBBED = ("upload", "put", "collect", "reap", "set aside", "set aside again")
@@ -60,7 +55,7 @@ class Cluster:
     acknowledged: list[str] = field(default_factory=list)
 
 
-async def actor(kind: str, used: store.Store, cluster: Cluster, step: Callable[[], Any]) -> None:
+async def actor(kind: str, used: ports.Store, cluster: Cluster, step: Callable[[], Any]) -> None:
     """Do what a facade, an operator or a collector does with one blob."""
 
     async def live(asked: Collection[str]) -> Collection[str]:
@@ -70,7 +65,7 @@ async def actor(kind: str, used: store.Store, cluster: Cluster, step: Callable[[
         return asked if found else ()
 
     if kind in {"upload", "put"}:
-        staged = store.Staged(str(uuid.uuid5(uuid.NAMESPACE_OID, kind)), DIGEST, len(DATA))
+        staged = ports.Staged(str(uuid.uuid5(uuid.NAMESPACE_OID, kind)), DIGEST, len(DATA))
         await (used.publish(TENANT, staged) if kind == "upload" else used.put(TENANT, DATA))
         await step()
         cluster.references.add(kind)
@@ -81,7 +76,7 @@ async def actor(kind: str, used: store.Store, cluster: Cluster, step: Callable[[
         if await used.confirm(TENANT, DIGEST) is not None:
             cluster.acknowledged.append(kind)
     elif kind.startswith("reap"):
-        age = AT_ONCE if isinstance(used, store_local.LocalStore) else claims_port.CLAIM_STALE
+        age = AT_ONCE if isinstance(used, local_blobs.LocalStore) else claim_ports.CLAIM_STALE
         await inventory.Inventory(used).reap(age)
     elif kind.startswith("set aside"):
         await inventory.Inventory(used).quarantine(TENANT, cluster.damaged)
@@ -96,7 +91,7 @@ def stage_id() -> str:
 def expected(results: list[Any]) -> None:
     """Fail on anything but a publisher that gave up waiting for a claim."""
     for result in results:
-        if isinstance(result, BaseException) and not isinstance(result, store.StoreUnavailableError):
+        if isinstance(result, BaseException) and not isinstance(result, ports.StoreUnavailableError):
             raise result
 
 
@@ -112,20 +107,20 @@ def race_remote(
     bucket = Bucket(turns.step, sleep, skew)
     old = bucket.now - 2 * GRACE
     cluster = Cluster(garbage.Blob(DIGEST, len(DATA), old))
-    bucket.objects = {KEY: (DATA, old), blobkeys.upload(stage_id()): (DATA, old)}
+    bucket.objects = {KEY: (DATA, old), keys.upload(stage_id()): (DATA, old)}
 
     async def pause(_: float) -> None:
         await turns.step()
 
     with pytest.MonkeyPatch.context() as patch:
         everywhere(bucket, patch)
-        patch.setattr(store_claims, "asyncio", SimpleNamespace(sleep=pause))
-        used = store_remote.RemoteStore(bucket, timeout_seconds=60, deletes=bucket)  # type: ignore[arg-type]
+        patch.setattr(holds, "asyncio", SimpleNamespace(sleep=pause))
+        used = remote_blobs.RemoteStore(bucket, timeout_seconds=60, deletes=bucket)  # type: ignore[arg-type]
 
         async def main() -> list[Any]:
             done = await turns.run(*(actor(kind, used, cluster, turns.step) for kind in kinds))
             if sleep is not awake:  # who slept may have left a claim
-                bucket.now += 2 * claims_port.CLAIM_STALE
+                bucket.now += 2 * claim_ports.CLAIM_STALE
                 bucket.sleep, bucket.skew = awake, timedelta()
                 done += await turns.run(inventory.Inventory(used).reap())
             return done
@@ -167,15 +162,15 @@ def stepping(turns: ThreadTurns) -> Iterator[None]:
         return open_(path, flags, *args, **options)
 
     async def inline(_: Any, operation: str, function: Callable[..., Any], *args: Any) -> Any:
-        with store_local.typed(operation):
+        with local_blobs.typed(operation):
             return function(*args)
 
     async def pause(_: float) -> None:
         turns.step()
 
     patch.setattr(os, "open", opened)
-    patch.setattr(store_local.LocalStore, "_run", inline)
-    patch.setattr(store_claims, "asyncio", SimpleNamespace(sleep=pause))
+    patch.setattr(local_blobs.LocalStore, "_run", inline)
+    patch.setattr(holds, "asyncio", SimpleNamespace(sleep=pause))
     try:
         yield
     finally:
@@ -186,7 +181,7 @@ def race_local(kinds: list[str], choose: Choose, root: Path) -> tuple[bool, Clus
     """Return whether the blob is there at the end, and who relies on it."""
     turns, old = ThreadTurns(choose), (datetime.now(UTC) - 2 * GRACE).replace(microsecond=0)
     past, cluster = old.timestamp(), Cluster(garbage.Blob(DIGEST, len(DATA), old))
-    for key in (KEY, blobkeys.upload(stage_id())):
+    for key in (KEY, keys.upload(stage_id())):
         path = root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(DATA)
@@ -196,7 +191,7 @@ def race_local(kinds: list[str], choose: Choose, root: Path) -> tuple[bool, Clus
         turns.step()
 
     def act(kind: str) -> Callable[[], None]:
-        used = store_local.LocalStore(root, timeout_seconds=60)
+        used = local_blobs.LocalStore(root, timeout_seconds=60)
         return lambda: asyncio.run(actor(kind, used, cluster, step))
 
     with stepping(turns):
@@ -294,24 +289,24 @@ def test_each_part_of_the_rule_is_needed(broken: str, monkeypatch: pytest.Monkey
         return False
 
     async def careless(
-        self: store_remote.RemoteStore, operation: str, tenant_uid: str, blob: store.Blob, publish: Any
+        self: remote_blobs.RemoteStore, operation: str, tenant_uid: str, blob: ports.Blob, publish: Any
     ) -> None:
-        key = blobkeys.blob(tenant_uid, blob.digest)
+        key = keys.blob(tenant_uid, blob.digest)
         while True:
             await publish(key)
             if not await self._is_there(operation, garbagekeys.claim(tenant_uid, blob.digest)):
                 return
 
-    async def unconfirmed(self: store_remote.RemoteStore, tenant_uid: str, digest: str) -> store.Blob | None:
+    async def unconfirmed(self: remote_blobs.RemoteStore, tenant_uid: str, digest: str) -> ports.Blob | None:
         return await self.head(tenant_uid, digest)
 
     kinds = ["collect", "put"]
     if broken == "no claim is looked for":
-        monkeypatch.setattr(store_remote.RemoteStore, "_is_there", never)
+        monkeypatch.setattr(remote_blobs.RemoteStore, "_is_there", never)
     elif broken == "the blob is not looked for":
-        monkeypatch.setattr(store_remote.RemoteStore, "_outlast", careless)
+        monkeypatch.setattr(remote_blobs.RemoteStore, "_outlast", careless)
     else:
-        monkeypatch.setattr(store_remote.RemoteStore, "confirm", unconfirmed)
+        monkeypatch.setattr(remote_blobs.RemoteStore, "confirm", unconfirmed)
         kinds = ["collect", "refer"]
 
     def loses(seed: int) -> bool:

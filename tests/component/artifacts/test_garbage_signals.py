@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from manifestry.adapters import inventory, store
-from manifestry.core import blobkeys, digests
+from manifestry.adapters.store import inventory, ports, stores
+from manifestry.core.blobs import digests, keys
 from manifestry.settings import StoreSettings
-from tests.component import collector_child
+from tests.component.artifacts import collector_child
 from tests.seaweed.server import S3Server
 
 TENANT = str(uuid.uuid4())
@@ -51,19 +51,19 @@ def go_on(children: list["subprocess.Popen[bytes]"]) -> None:
 
 def old_blob(root: Path, data: bytes) -> str:
     digest = digests.of(data)
-    path = root / blobkeys.blob(TENANT, digest)
+    path = root / keys.blob(TENANT, digest)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     os.utime(path, (1e9, 1e9))
     return digest
 
 
-def on_disk(root: Path) -> tuple[dict[str, str], store.Store]:
+def on_disk(root: Path) -> tuple[dict[str, str], ports.Store]:
     settings = {"MANIFESTRY_STORE_PATH": str(root)}
-    return settings, store.open_store(StoreSettings.from_mapping(settings))
+    return settings, stores.open_store(StoreSettings.from_mapping(settings))
 
 
-async def acknowledged(used: store.Store, data: bytes) -> bool:
+async def acknowledged(used: ports.Store, data: bytes) -> bool:
     return await used.read(TENANT, digests.of(data), limit_bytes=100) == data
 
 
@@ -118,7 +118,7 @@ async def test_on_a_bucket_a_stopped_collector_removes_nothing_that_was_publishe
         "MANIFESTRY_STORE_PREFIX": f"signals-{uuid.uuid4()}",
         "MANIFESTRY_GC_GRACE_SECONDS": "1",
     }
-    used = store.open_store(StoreSettings.from_mapping(settings))
+    used = stores.open_store(StoreSettings.from_mapping(settings))
     contents = [b"step %d" % step for step in range(10)]
     for data in contents:
         await used.put(TENANT, data)

@@ -19,23 +19,18 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import (
-    claims_local,
-    claims_port,
-    claims_remote,
-    inventory,
-    store,
-    store_claims,
-    store_local,
-    store_remote,
-)
-from manifestry.core import blobkeys, digests, garbage, garbagekeys
-from tests.component.membucket import Bucket, everywhere
+from manifestry.adapters.store import claim_ports, holds, inventory, ports
+from manifestry.adapters.store.local import blobs as local_blobs
+from manifestry.adapters.store.local import claims as local_claims
+from manifestry.adapters.store.remote import blobs as remote_blobs
+from manifestry.adapters.store.remote import claims as remote_claims
+from manifestry.core.blobs import digests, garbage, garbagekeys, keys
+from tests.component.store.membucket import Bucket, everywhere
 
 TENANT = "00000000-0000-0000-0000-000000000005"
 DATA = b"the same bytes"
 DIGEST = digests.of(DATA)
-KEY = blobkeys.blob(TENANT, DIGEST)
+KEY = keys.blob(TENANT, DIGEST)
 CLAIM = garbagekeys.claim(TENANT, DIGEST)
 GRACE = timedelta(days=30)
 LONG = timedelta(seconds=400)
@@ -83,7 +78,7 @@ class Puppets:
         for name in self._tasks:
             await self.forward(name)
         for result in await asyncio.gather(*self._tasks.values(), return_exceptions=True):
-            if isinstance(result, BaseException) and not isinstance(result, store.StoreUnavailableError):
+            if isinstance(result, BaseException) and not isinstance(result, ports.StoreUnavailableError):
                 raise result
 
 
@@ -95,7 +90,7 @@ async def nothing(_: Collection[str]) -> Collection[str]:
     return ()
 
 
-def work(kind: str, used: store.Store) -> Coroutine[Any, Any, Any]:
+def work(kind: str, used: ports.Store) -> Coroutine[Any, Any, Any]:
     found = inventory.Inventory(used)
     match kind:
         case "collect" | "collect too":
@@ -112,7 +107,7 @@ def work(kind: str, used: store.Store) -> Coroutine[Any, Any, Any]:
 
 async def play(bucket: Bucket, puppets: Puppets, schedule: Sequence[tuple[str, int]]) -> bool:
     """Tell whether the blob is there after somebody was told so."""
-    used = store_remote.RemoteStore(bucket, timeout_seconds=60, deletes=bucket)  # type: ignore[arg-type]
+    used = remote_blobs.RemoteStore(bucket, timeout_seconds=60, deletes=bucket)  # type: ignore[arg-type]
     started, told = set[str](), False
 
     async def publish() -> None:
@@ -145,7 +140,7 @@ def survives(schedule: Sequence[tuple[str, int]], skew: timedelta, *, orphan: bo
 
     with pytest.MonkeyPatch.context() as patch:
         everywhere(bucket, patch)
-        patch.setattr(store_claims, "asyncio", SimpleNamespace(sleep=pause))
+        patch.setattr(holds, "asyncio", SimpleNamespace(sleep=pause))
         return asyncio.run(play(bucket, puppets, schedule))
 
 
@@ -172,29 +167,29 @@ def test_on_a_bucket_no_sleep_loses_what_was_acknowledged(sleeper: str, skew: ti
     assert not lost, lost[0]
 
 
-async def unsigned(_: claims_remote.RemoteClaims, claims: Sequence[claims_port.Claim]) -> Any:
+async def unsigned(_: remote_claims.RemoteClaims, claims: Sequence[claim_ports.Claim]) -> Any:
     return list(claims)
 
 
-async def unchecked(self: claims_remote.RemoteClaims, claims: Sequence[claims_port.Claim]) -> Any:
+async def unchecked(self: remote_claims.RemoteClaims, claims: Sequence[claim_ports.Claim]) -> Any:
     assert self._deletes is not None
-    seconds = int(claims_port.CLAIM_SECONDS)
+    seconds = int(claim_ports.CLAIM_SECONDS)
     return [
-        replace(each, signed=tuple(await self._deletes.sign(claims_remote._keys(each), seconds) or ()))
+        replace(each, signed=tuple(await self._deletes.sign(remote_claims._keys(each), seconds) or ()))
         for each in claims
     ]
 
 
-async def anybodys(self: claims_remote.RemoteClaims, key: str, _token: str) -> datetime | None:
+async def anybodys(self: remote_claims.RemoteClaims, key: str, _token: str) -> datetime | None:
     found = await self._records.head(key)
     return None if found is None else found.modified
 
 
-async def plain_release(self: claims_remote.RemoteClaims, claim: claims_port.Claim) -> None:
+async def plain_release(self: remote_claims.RemoteClaims, claim: claim_ports.Claim) -> None:
     await self._records.remove(garbagekeys.claim(claim.tenant_uid, claim.digest))
 
 
-async def plain_reap(self: claims_remote.RemoteClaims, tenant_uid: str, digest: str, _: datetime) -> bool:
+async def plain_reap(self: remote_claims.RemoteClaims, tenant_uid: str, digest: str, _: datetime) -> bool:
     await self._records.remove(garbagekeys.claim(tenant_uid, digest))
     return True
 
@@ -213,7 +208,7 @@ async def plain_reap(self: claims_remote.RemoteClaims, tenant_uid: str, digest: 
 def test_each_part_of_the_fence_is_needed(
     method: str, broken: Any, sleeper: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims_remote.RemoteClaims, method, broken)
+    monkeypatch.setattr(remote_claims.RemoteClaims, method, broken)
     orphan = sleeper == "reap first"
     assert not all(survives(plan, skew, orphan=orphan) for skew in SKEWS for plan in schedules(sleeper))
 
@@ -261,13 +256,13 @@ def slept_on_disk(root: Path, calls: int, kind: str) -> tuple[bool, bool]:
     os.utime(path, (old, old))
 
     async def others() -> None:
-        used = store_local.LocalStore(root, timeout_seconds=20)
+        used = local_blobs.LocalStore(root, timeout_seconds=20)
         await inventory.Inventory(used).reap(AT_ONCE)
         await used.put(TENANT, DATA)
         await used.close()
 
     async def collector() -> None:
-        used = store_local.LocalStore(root, timeout_seconds=20)
+        used = local_blobs.LocalStore(root, timeout_seconds=20)
         await work(kind, used)
         await used.close()
 
@@ -294,12 +289,12 @@ def test_on_a_disk_no_sleep_loses_what_was_acknowledged(tmp_path: Path, kind: st
 def test_a_removal_that_is_not_bound_to_its_claim_loses_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    def unbound(self: claims_local.LocalClaims, claim: claims_port.Claim, _: str) -> bool:
-        path = self._root / blobkeys.blob(claim.tenant_uid, claim.digest)
+    def unbound(self: local_claims.LocalClaims, claim: claim_ports.Claim, _: str) -> bool:
+        path = self._root / keys.blob(claim.tenant_uid, claim.digest)
         os.listdir(self._root)  # noqa: PTH208 - a call that it may sleep before
         path.unlink(missing_ok=True)
         return True
 
-    monkeypatch.setattr(claims_local.LocalClaims, "_take", unbound)
+    monkeypatch.setattr(local_claims.LocalClaims, "_take", unbound)
     found = [slept_on_disk(tmp_path / str(calls), calls, kind) for calls in range(60)]
     assert (True, False) in found

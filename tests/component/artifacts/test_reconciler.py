@@ -9,12 +9,15 @@ from typing import Any, cast
 
 import pytest
 
-from manifestry.adapters import cluster, store, store_local
-from manifestry.adapters.fetchqueues import Wanted
-from manifestry.core import conditions, names
-from manifestry.core.fetches import Failure, Fetched, Outcome, Pending
-from manifestry.handlers import artifacts, caches
-from manifestry.handlers.registry import Context
+from manifestry.adapters.fetching.queues import Wanted
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.store import ports
+from manifestry.adapters.store.local import blobs
+from manifestry.core.artifacts.fetches import Failure, Fetched, Outcome, Pending
+from manifestry.core.kube import conditions, names
+from manifestry.handlers.artifacts import reconciler
+from manifestry.handlers.runtime import caches
+from manifestry.handlers.runtime.registry import Context
 
 UID = "0a1b2c3d-0000-4000-8000-00000000000f"
 Object = dict[str, Any]
@@ -35,7 +38,7 @@ class Api:
     async def get(self, resource: names.Resource, name: str, _: str | None = None) -> Object:
         found = self.objects.get((resource.kind, name))
         if found is None:
-            raise cluster.NotFoundError(404, "NotFound", "not found")
+            raise apierrors.NotFoundError(404, "NotFound", "not found")
         return copy.deepcopy(found)
 
     async def replace(
@@ -44,7 +47,7 @@ class Api:
         self.before_write()
         current = await self.get(resource, body["metadata"]["name"])
         if current["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
-            raise cluster.ConflictError(409, "Conflict", "the object has been modified")
+            raise apierrors.ConflictError(409, "Conflict", "the object has been modified")
         assert subresource == "status"
         self.writes += 1
         version = str(int(current["metadata"]["resourceVersion"]) + 1)
@@ -66,7 +69,7 @@ class Clock:
 class World:
     api: Api
     clock: Clock
-    store: store_local.LocalStore
+    store: blobs.LocalStore
     ctx: Context
 
     def artifact(self, **spec: Any) -> None:
@@ -79,7 +82,7 @@ class World:
         self.api.add(names.ARTIFACTS, {"metadata": meta, "spec": {"mediaType": "a/b", **spec}})
 
     async def reconcile(self) -> float | None:
-        return await artifacts.reconcile(self.ctx, "team", "a")
+        return await reconciler.reconcile(self.ctx, "team", "a")
 
     @property
     def ready(self) -> tuple[str, str]:
@@ -93,7 +96,7 @@ def world(tmp_path: Path) -> World:
     api, clock = Api(), Clock()
     labels = {names.TENANT_LABEL: "acme"}
     api.add(names.NAMESPACES, {"metadata": {"name": "team", "uid": UID, "labels": labels}})
-    opened = store_local.LocalStore(tmp_path, timeout_seconds=5)
+    opened = blobs.LocalStore(tmp_path, timeout_seconds=5)
     unused = cast("Any", None)
     ctx = Context(
         cast("Any", api), opened, unused, caches.Caches(), unused, cast("Any", clock), unused, unused
@@ -109,7 +112,7 @@ async def test_a_ready_artifact_is_left_alone(world: World, monkeypatch: pytest.
     world.artifact(inline={"text": "hello"})
     assert await world.reconcile() is None
     assert (world.ready, world.api.writes) == (("True", "Stored"), 1)
-    monkeypatch.delattr(store_local.LocalStore, "put")
+    monkeypatch.delattr(blobs.LocalStore, "put")
     assert await world.reconcile() is None
     assert world.api.writes == 1
 
@@ -122,7 +125,7 @@ async def test_a_change_in_between_wins_and_is_looked_at_again(world: World) -> 
         world.api.before_write = lambda: None
 
     world.api.before_write = edit
-    assert await world.reconcile() == artifacts.CONFLICT_RETRY_SECONDS
+    assert await world.reconcile() == reconciler.CONFLICT_RETRY_SECONDS
     assert world.api.writes == 0
     assert await world.reconcile() is None
     assert world.api.writes == 1
@@ -134,13 +137,13 @@ async def test_a_deletion_in_between_is_the_end(world: World) -> None:
     assert await world.reconcile() is None
 
 
-@pytest.mark.parametrize("error", [store.StoreUnavailableError("down"), store.StoreFullError("full")])
+@pytest.mark.parametrize("error", [ports.StoreUnavailableError("down"), ports.StoreFullError("full")])
 async def test_a_failing_store_is_said_once_and_tried_until_it_is_back(
-    world: World, monkeypatch: pytest.MonkeyPatch, error: store.StoreError
+    world: World, monkeypatch: pytest.MonkeyPatch, error: ports.StoreError
 ) -> None:
     world.artifact(inline={"text": "hello"})
 
-    async def fail(*_: object) -> store.Blob:
+    async def fail(*_: object) -> ports.Blob:
         raise error
 
     with monkeypatch.context() as patch:
@@ -272,8 +275,8 @@ async def test_staged_bytes_that_were_collected_are_fetched_once_more(
     fetched(world)
     found = await staged(world)
     downloads.outcomes = {"": found}
-    await world.store.discard(store.Staged(found.upload_id, found.digest, found.size_bytes))
-    with pytest.raises(store.BlobNotFoundError):
+    await world.store.discard(ports.Staged(found.upload_id, found.digest, found.size_bytes))
+    with pytest.raises(ports.BlobNotFoundError):
         await world.reconcile()
     assert downloads.forgotten == 1
 

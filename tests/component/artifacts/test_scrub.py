@@ -8,10 +8,11 @@ from pathlib import Path
 import obstore
 import pytest
 
-from manifestry.adapters.storage_metrics import METRICS
-from manifestry.core import conditions, digests, garbagekeys, names
-from manifestry.handlers import artifacts, collector, scrubber
-from tests.component.garbageworld import World, opened
+from manifestry.adapters.telemetry.storage_metrics import METRICS
+from manifestry.core.blobs import digests, garbagekeys
+from manifestry.core.kube import conditions, names
+from manifestry.handlers.artifacts import collector, reconciler, scrubber
+from tests.component.artifacts.garbageworld import World, opened
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -36,10 +37,10 @@ async def test_a_flipped_byte_is_found_said_and_healed(world: World, source: str
     assert (event["reason"], event["regarding"]["name"]) == ("Damaged", "a")
     assert len(world.keys(garbagekeys.damaged(world.uid))) == 1
     if source == "upload":
-        assert await artifacts.reconcile(world.ctx, "team", "a") == 30
+        assert await reconciler.reconcile(world.ctx, "team", "a") == 30
         assert world.ready() == ("False", "Damaged")
         await world.upload(b"precious")
-    await artifacts.reconcile(world.ctx, "team", "a")
+    await reconciler.reconcile(world.ctx, "team", "a")
     assert world.ready() == ("True", "Stored")
     assert await world.store.read(world.uid, digests.of(b"precious"), limit_bytes=99) == b"precious"
     await world.scrubbed()
@@ -56,7 +57,7 @@ async def test_a_missing_file_is_said_of_every_artifact_that_has_it(world: World
     assert {event["regarding"]["name"] for event in world.api.events} == {"a", "b"}
     await world.upload(b"precious")
     for name in ("a", "b"):
-        await artifacts.reconcile(world.ctx, "team", name)
+        await reconciler.reconcile(world.ctx, "team", name)
         assert world.ready(name) == ("True", "Stored")
 
 
@@ -66,7 +67,7 @@ async def test_a_lost_manifest_is_made_anew(world: World) -> None:
     await world.store.delete(world.uid, pointer["digest"])
     await world.scrubbed()
     assert world.ready() == ("False", "Missing")
-    await artifacts.reconcile(world.ctx, "team", "a")
+    await reconciler.reconcile(world.ctx, "team", "a")
     assert world.ready() == ("True", "Stored")
     assert await world.store.head(world.uid, pointer["digest"]) is not None
     assert world.api.objects["Artifact", "team", "a"]["status"]["manifest"] == pointer

@@ -12,11 +12,14 @@ from typing import Any, cast
 
 import pytest
 
-from manifestry.adapters import cluster, sessions, store
-from manifestry.adapters.ledgerbooks import NotReadyError
-from manifestry.core import names, storagecharges, uploads
-from manifestry.handlers import uploads as handler
-from manifestry.handlers.registry import Context
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota.books import NotReadyError
+from manifestry.adapters.store import ports, session_ports, sessions, stores
+from manifestry.core.artifacts import uploads
+from manifestry.core.kube import names
+from manifestry.core.quota.storage import charges as storage_charges
+from manifestry.handlers.artifacts import uploads as handler
+from manifestry.handlers.runtime.registry import Context
 from manifestry.settings import OperatorSettings, StoreSettings
 
 TENANT = str(uuid.uuid4())
@@ -30,8 +33,8 @@ async def chunks(data: bytes) -> AsyncIterator[bytes]:
 @dataclass
 class World:
     root: Path
-    sessions: sessions.Sessions
-    store: store.Store
+    sessions: session_ports.Sessions
+    store: ports.Store
     collector: handler.Collector
     artifacts: dict[str, Any] = field(default_factory=dict)
     asked: int = 0
@@ -53,7 +56,7 @@ class World:
         assert (resource, namespace) == (names.ARTIFACTS, "team")
         self.asked += 1
         if name not in self.artifacts:
-            raise cluster.NotFoundError(404, "NotFound", "not found")
+            raise apierrors.NotFoundError(404, "NotFound", "not found")
         return copy.deepcopy(self.artifacts[name])
 
     async def begin(self, name: str = "a", data: bytes = b"hello") -> uploads.Session:
@@ -75,7 +78,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     settings = StoreSettings(store_path=str(tmp_path))
-    objects = store.open_store(settings)
+    objects = stores.open_store(settings)
     used = sessions.open_sessions(settings, objects)
     yield World(tmp_path, used, objects, handler.Collector(used))
     await used.close()
@@ -126,10 +129,10 @@ async def test_a_session_that_nobody_waits_for_goes_earlier(world: World, change
 class Books:
     """A storage ledger."""
 
-    account_: storagecharges.Account | None = None
+    account_: storage_charges.Account | None = None
     released: list[tuple[str, str]] = field(default_factory=list)
 
-    def account(self, namespace: str) -> storagecharges.Account | None:
+    def account(self, namespace: str) -> storage_charges.Account | None:
         return self.account_ if namespace == "team" else None
 
     async def release(self, namespace: str, key: str) -> bool:
@@ -141,30 +144,30 @@ class Books:
 
 @pytest.mark.parametrize("has_quota", [True, False])
 async def test_what_a_removed_session_was_charged_is_given_back(world: World, has_quota: bool) -> None:
-    books = world.books = Books(storagecharges.build([]) if has_quota else None)
+    books = world.books = Books(storage_charges.build([]) if has_quota else None)
     session = await world.begin()
     assert await world.collect(DAY) == {"sessions": 1}
-    assert books.released == [("team", storagecharges.upload(session.artifact_uid, session.session_id))]
+    assert books.released == [("team", storage_charges.upload(session.artifact_uid, session.session_id))]
 
 
 async def test_what_is_charged_for_a_session_that_was_never_made_is_given_back(world: World) -> None:
     now, later = world.at, world.at + 3 * DAY
     alive = await world.begin()
     keys = {
-        "never made": storagecharges.upload("u", str(uuid.uuid4())),
-        "alive": storagecharges.upload(alive.artifact_uid, alive.session_id),
-        "a PUT": storagecharges.upload("u", uuid.uuid4().hex),
-        "new": storagecharges.upload("u", str(uuid.uuid4())),
+        "never made": storage_charges.upload("u", str(uuid.uuid4())),
+        "alive": storage_charges.upload(alive.artifact_uid, alive.session_id),
+        "a PUT": storage_charges.upload("u", uuid.uuid4().hex),
+        "new": storage_charges.upload("u", str(uuid.uuid4())),
         "artifact": "u",
     }
     charges = [
-        storagecharges.Charge(keys["never made"], "a", now, 7, expires=later),
-        storagecharges.Charge(keys["alive"], "a", now, 7, expires=later),
-        storagecharges.Charge(keys["a PUT"], "a", now, 7),
-        storagecharges.Charge(keys["new"], "a", now + MINUTE, 7, expires=later),
-        storagecharges.Charge("u", "a", now),
+        storage_charges.Charge(keys["never made"], "a", now, 7, expires=later),
+        storage_charges.Charge(keys["alive"], "a", now, 7, expires=later),
+        storage_charges.Charge(keys["a PUT"], "a", now, 7),
+        storage_charges.Charge(keys["new"], "a", now + MINUTE, 7, expires=later),
+        storage_charges.Charge("u", "a", now),
     ]
-    books = world.books = Books(storagecharges.build(charges))
+    books = world.books = Books(storage_charges.build(charges))
     assert await world.collect(HOUR - MINUTE) == {}
     assert await world.collect(HOUR + MINUTE / 2) == {"charges": 1}
     assert books.released == [("team", keys["never made"])]
@@ -241,12 +244,12 @@ async def test_a_store_that_is_down_is_tried_at_the_next_resync(
     await world.begin()
 
     async def fail(*_: object) -> int:
-        raise store.StoreUnavailableError("down")
+        raise ports.StoreUnavailableError("down")
 
     world.at += DAY + MINUTE
     with monkeypatch.context() as broken:
         broken.setattr(world.sessions, "free_slots", fail)
-        with pytest.raises(store.StoreUnavailableError):
+        with pytest.raises(ports.StoreUnavailableError):
             await world.collector.resync(world.ctx)
     await world.collector.resync(world.ctx)
     assert world.files() == []

@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import fetches, fetchqueues, store
-from manifestry.adapters.ledgerbooks import LedgerError
-from manifestry.core import addresses, digests
-from manifestry.core.storagequotas import Limits, Wanted
-from manifestry.handlers import artifacts
-from tests.component import originserver
-from tests.component.originserver import Origin
-from tests.component.test_fetches import chunked
-from tests.component.test_storage_quota_handlers import NAMESPACE, Api, World, opened
+from manifestry.adapters.fetching import fetches, queues
+from manifestry.adapters.quota.books import LedgerError
+from manifestry.adapters.store import ports
+from manifestry.core.artifacts import addresses
+from manifestry.core.blobs import digests
+from manifestry.core.quota.storage.grants import Wanted
+from manifestry.core.quota.storage.limits import Limits
+from manifestry.handlers.artifacts import reconciler
+from tests.component.fetching import originserver
+from tests.component.fetching.originserver import Origin
+from tests.component.fetching.test_fetches import chunked
+from tests.component.quota.test_storage import NAMESPACE, Api, World, opened
 from tests.controlplane.certificates import Authority
 
 KIB = 1 << 10
@@ -32,7 +35,7 @@ class Site:
     """An operator with downloads, and what it is woken for."""
 
     world: World
-    queue: fetchqueues.FetchQueue
+    queue: queues.FetchQueue
     woken: "asyncio.Queue[str]"
     root: Path
     origin: Origin
@@ -41,7 +44,7 @@ class Site:
         self.world.artifact(name, url={"url": self.origin.url(target)}, **spec)
 
     async def look(self, name: str) -> tuple[str, str]:
-        seconds = await artifacts.reconcile(self.world.ctx, NAMESPACE, name)
+        seconds = await reconciler.reconcile(self.world.ctx, NAMESPACE, name)
         await eventually(self.is_covered)  # what is dropped is removed beside the reconcile
         if seconds is not None:
             asyncio.get_running_loop().call_later(seconds, self.woken.put_nowait, name)
@@ -115,7 +118,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                 tls=fetches.Trust(str(tmp_path / "ca.crt")),
                 bounds=fetches.Bounds(1 << 30, 10.0, 5.0),
             )
-            queue = fetchqueues.FetchQueue(
+            queue = queues.FetchQueue(
                 fetcher, world.ctx.store, slots=4, wake=lambda _, name: woken.put_nowait(name)
             )
             stack.push_async_callback(queue.close)
@@ -266,7 +269,7 @@ async def test_a_download_keeps_its_charge_while_something_else_is_wrong(
 
 
 async def unavailable(*_: Any) -> Any:
-    raise store.StoreUnavailableError("down")
+    raise ports.StoreUnavailableError("down")
 
 
 async def test_two_files_that_do_not_fit_together_end_the_fetch(site: Site) -> None:
@@ -363,6 +366,6 @@ async def test_every_other_source_is_charged_before_anything_is_stored(
 
     monkeypatch.setattr(site.world.ctx.store, "put", noting_put)
     monkeypatch.setattr(site.world.storage.books, "reserve", noting_reserve)
-    assert await artifacts.reconcile(site.world.ctx, NAMESPACE, "a") is None
+    assert await reconciler.reconcile(site.world.ctx, NAMESPACE, "a") is None
     assert site.world.condition("a", "Ready") == ("True", "Stored")
     assert (order[0], site.world.totals) == ("reserve", (len(INLINE), 1, 0))

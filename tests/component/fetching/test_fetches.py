@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from manifestry.adapters import fetches, store_local
-from manifestry.adapters.storage_metrics import METRICS
-from manifestry.core import addresses, digests
-from manifestry.core.fetches import FetchError, NoRoom, NoRoomError, Order
-from tests.component import originserver
-from tests.component.originserver import Origin
+from manifestry.adapters.fetching import fetches
+from manifestry.adapters.store.local import blobs
+from manifestry.adapters.telemetry.storage_metrics import METRICS
+from manifestry.core.artifacts import addresses
+from manifestry.core.artifacts.fetches import FetchError, NoRoom, NoRoomError, Order
+from manifestry.core.blobs import digests
+from tests.component.fetching import originserver
+from tests.component.fetching.originserver import Origin
 from tests.controlplane.certificates import Authority
 
 DATA = bytes(range(256)) * 8192  # 2 MiB
@@ -41,7 +43,7 @@ class World:
     """A server that may be fetched from, one on the same port that may not, a resolver, a store."""
 
     root: Path
-    store: store_local.LocalStore
+    store: blobs.LocalStore
     origin: Origin
     private: Origin
     names: Names
@@ -83,7 +85,7 @@ async def world(tmp_path: Path, authority: Authority) -> AsyncIterator[World]:
     ca_file = tmp_path / "ca.crt"
     ca_file.write_bytes(authority.certificate_pem)
     root = tmp_path / "store"
-    opened = store_local.LocalStore(root, timeout_seconds=5)
+    opened = blobs.LocalStore(root, timeout_seconds=5)
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(
             originserver.serving(authority, tmp_path, address=ALLOWED, names=(NAME, "other.example"))

@@ -10,15 +10,19 @@ from typing import Any, cast
 
 import pytest
 
-from manifestry.adapters import cluster, reservations, store
-from manifestry.adapters.ledgerbooks import ContentionError, NotReadyError
-from manifestry.adapters.reservations import Owner, Reservations, Upload
-from manifestry.adapters.storagebooks import StorageBooks
-from manifestry.core import errors, names
-from manifestry.core.storageartifacts import Live, State
-from manifestry.core.storagecharges import LEDGER, landed, provisional
-from manifestry.core.storagecharges import upload as upload_key
-from manifestry.core.storagequotas import STEP_BYTES, UNLIMITED, Limits, Wanted
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota import reservations
+from manifestry.adapters.quota.books import ContentionError, NotReadyError
+from manifestry.adapters.quota.reservations import Owner, Reservations, Upload
+from manifestry.adapters.quota.storagebooks import StorageBooks
+from manifestry.adapters.store import ports
+from manifestry.core import errors
+from manifestry.core.kube import names
+from manifestry.core.quota.storage.charges import LEDGER, landed, provisional
+from manifestry.core.quota.storage.charges import upload as upload_key
+from manifestry.core.quota.storage.grants import STEP_BYTES, Wanted
+from manifestry.core.quota.storage.limits import UNLIMITED, Limits
+from manifestry.core.quota.storage.lives import Live, State
 
 ACME = Owner("acme", "team")
 ANY = "sha256:" + "0" * 64
@@ -34,19 +38,19 @@ class Api:
     reads: int = 0
     writes: int = 0
     conflicts: int = 0
-    failure: cluster.ApiError | None = None
+    failure: apierrors.ApiError | None = None
 
     async def get(self, resource: names.Resource, name: str, namespace: str) -> Object:
         assert (resource, name, namespace) == (names.QUOTA_LEDGERS, LEDGER, "team")
         self.reads += 1
         await asyncio.sleep(0)
         if self.body is None:
-            raise cluster.NotFoundError(404, "NotFound", "not found")
+            raise apierrors.NotFoundError(404, "NotFound", "not found")
         return copy.deepcopy(self.body)
 
     async def create(self, _: names.Resource, body: Object, __: str) -> Object:
         if self.body is not None:
-            raise cluster.AlreadyExistsError(409, "AlreadyExists", "exists")
+            raise apierrors.AlreadyExistsError(409, "AlreadyExists", "exists")
         self.body = {**body, "metadata": {**body["metadata"], "resourceVersion": "1", "generation": 1}}
         return copy.deepcopy(self.body)
 
@@ -59,7 +63,7 @@ class Api:
         stale = body["metadata"]["resourceVersion"] != self.body["metadata"]["resourceVersion"]
         if stale or self.conflicts:
             self.conflicts = max(0, self.conflicts - 1)
-            raise cluster.ConflictError(409, "Conflict", "the object has been modified")
+            raise apierrors.ConflictError(409, "Conflict", "the object has been modified")
         self.writes += 1
         version = str(int(self.body["metadata"]["resourceVersion"]) + 1)
         self.body = {**body, "metadata": {**self.body["metadata"], "resourceVersion": version}}
@@ -67,7 +71,7 @@ class Api:
 
     async def delete(self, _: names.Resource, __: str, ___: str) -> None:
         if self.body is None:
-            raise cluster.NotFoundError(404, "NotFound", "not found")
+            raise apierrors.NotFoundError(404, "NotFound", "not found")
         self.body = None
 
     @property
@@ -136,7 +140,7 @@ async def test_without_a_limit_the_api_is_left_alone(world: World) -> None:
             await hold.grow(10**12)
             hold.keep()
             await hold.give_back()
-            await hold.land(store.Blob(ANY, 10**12))
+            await hold.land(ports.Blob(ANY, 10**12))
             await hold.withdraw()
         await held.release(ACME, "u", "t")
     assert (world.api.reads, world.api.writes, world.api.body) == (0, 0, None)
@@ -205,7 +209,7 @@ async def test_an_upload_that_broke_off_leaves_the_others_alone(world: World) ->
     await world.held.release(ACME, "u", "t")
     assert world.api.held == {"u": 0}
     await world.held.release(ACME, "u", "t")
-    world.api.failure = cluster.UnavailableError(503, "down", "down")
+    world.api.failure = apierrors.UnavailableError(503, "down", "down")
     await world.held.release(ACME, "u", "t")
 
 
@@ -215,7 +219,7 @@ async def test_what_has_landed_is_the_files_and_trying_again_costs_nothing(world
     async def put() -> None:
         async with world.held.hold(ACME, "u", "a", None, upload=Upload("one")) as hold:
             await hold.grow(50)
-            await hold.land(store.Blob(ANY, 50))
+            await hold.land(ports.Blob(ANY, 50))
             raise BrokeError
 
     for _ in range(2):  # the record did not arrive, or its answer
@@ -228,7 +232,7 @@ async def test_what_will_never_be_the_artifacts_is_withdrawn(world: World) -> No
     await world.limit(Limits(100))
     async with world.held.hold(ACME, "u", "a", 60, upload=Upload()) as hold:
         await hold.withdraw()
-        await hold.land(store.Blob(ANY, 60))
+        await hold.land(ports.Blob(ANY, 60))
         await hold.withdraw()
     assert world.api.held == {"u": 0}
 
@@ -241,7 +245,7 @@ async def test_a_session_holds_one_charge_over_all_its_requests(world: World) ->
     async with world.held.hold(ACME, "u", "a", 60, upload=session) as hold:
         hold.keep()
         await hold.grow(60)
-        await hold.land(store.Blob(ANY, 60))
+        await hold.land(ports.Blob(ANY, 60))
     assert world.api.held == {"u": 0, landed("u", "", ANY): 60}
 
 
@@ -357,7 +361,7 @@ async def test_a_charge_that_cannot_be_given_back_is_left_to_its_lease(world: Wo
     await world.limit(Limits(100))
 
     async def lose(_: reservations.Hold) -> None:
-        world.api.failure = cluster.UnavailableError(503, "down", "down")
+        world.api.failure = apierrors.UnavailableError(503, "down", "down")
 
     with pytest.raises(BrokeError):
         await break_off(world, 60, lose)

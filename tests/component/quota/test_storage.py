@@ -12,15 +12,21 @@ from typing import Any, cast
 
 import pytest
 
-from manifestry.adapters import cluster, quota_metrics, store_local
-from manifestry.adapters.storagebooks import StorageBooks
-from manifestry.core import conditions, names, quotas
-from manifestry.core.fetches import Failure, Fetched, Pending
-from manifestry.core.storagecharges import LEDGER, landed
-from manifestry.core.storagequotas import Limits, Wanted
-from manifestry.handlers import artifacts, caches, storagequotas, tenantquotas
-from manifestry.handlers.registry import Context
-from manifestry.handlers.storagestates import Storage
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota.storagebooks import StorageBooks
+from manifestry.adapters.store.local import blobs
+from manifestry.adapters.telemetry import quota_metrics
+from manifestry.core.artifacts.fetches import Failure, Fetched, Pending
+from manifestry.core.kube import conditions, names
+from manifestry.core.quota import quotas
+from manifestry.core.quota.storage.charges import LEDGER, landed
+from manifestry.core.quota.storage.grants import Wanted
+from manifestry.core.quota.storage.limits import Limits
+from manifestry.handlers.artifacts import reconciler
+from manifestry.handlers.quota import storagequotas, tenantquotas
+from manifestry.handlers.runtime import caches
+from manifestry.handlers.runtime.registry import Context
+from manifestry.handlers.runtime.storagestates import Storage
 
 NAMESPACE = "team"
 UID = "0a1b2c3d-0000-4000-8000-00000000000f"
@@ -45,7 +51,7 @@ class Api:
     async def get(self, resource: names.Resource, name: str, _: str | None = None) -> Object:
         found = self.objects.get((resource.kind, name))
         if found is None:
-            raise cluster.NotFoundError(404, "NotFound", "not found")
+            raise apierrors.NotFoundError(404, "NotFound", "not found")
         return copy.deepcopy(found)
 
     async def list(
@@ -63,7 +69,7 @@ class Api:
         assert subresource == "status"
         current = await self.get(resource, body["metadata"]["name"])
         if current["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
-            raise cluster.ConflictError(409, "Conflict", "the object has been modified")
+            raise apierrors.ConflictError(409, "Conflict", "the object has been modified")
         self.ledger_writes += resource == names.QUOTA_LEDGERS
         return self.put(resource.kind, {**current, "status": body["status"]})
 
@@ -115,7 +121,7 @@ class World:
         self.api.put("Artifact", {"metadata": meta, "spec": {"mediaType": "a/b", **spec}})
 
     async def reconcile(self, name: str) -> tuple[str, str]:
-        await artifacts.reconcile(self.ctx, NAMESPACE, name)
+        await reconciler.reconcile(self.ctx, NAMESPACE, name)
         return self.condition(name, "Ready")
 
     def condition(self, name: str, kind: str) -> tuple[str, str]:
@@ -150,7 +156,7 @@ async def opened(api: Api, tmp_path: Path) -> AsyncIterator[World]:
     unused = cast("Any", None)
     ctx = Context(
         cast("Any", api),
-        store_local.LocalStore(tmp_path, timeout_seconds=5),
+        blobs.LocalStore(tmp_path, timeout_seconds=5),
         cast("Any", SimpleNamespace(primed=True)),
         caches.Caches(),
         cast("Any", queue),
@@ -206,7 +212,7 @@ async def test_over_the_quota_nothing_is_stored_and_room_wakes(world: World, tmp
     await world.ledger()
     assert ("Artifact", NAMESPACE, "b") not in world.woken
     del world.api.objects["Artifact", "a"]
-    await artifacts.reconcile(world.ctx, NAMESPACE, "a")
+    await reconciler.reconcile(world.ctx, NAMESPACE, "a")
     assert world.woken[-1] == (storagequotas.KIND, NAMESPACE, LEDGER)
     again = await world.ledger()
     assert again is not None, "a count has just been made"
@@ -269,7 +275,7 @@ async def test_a_crash_before_the_commit_is_found_by_the_next_look(world: World)
         NAMESPACE, Wanted("uid-a", "a", 5), storagequotas.limits_of(world.ctx, "acme")
     )
     world.woken.clear()
-    await artifacts.reconcile(world.ctx, NAMESPACE, "a")
+    await reconciler.reconcile(world.ctx, NAMESPACE, "a")
     assert world.woken == [(storagequotas.KIND, NAMESPACE, LEDGER)]
     world.seconds += 60
     await world.ledger()
@@ -312,10 +318,10 @@ async def test_one_tenants_failure_stops_no_other_and_is_told(
     world.limit(maxBytes=1)
 
     async def fail(*_: Any, **__: Any) -> Any:
-        raise cluster.UnavailableError(503, "down", "down")
+        raise apierrors.UnavailableError(503, "down", "down")
 
     monkeypatch.setattr(world.storage.books, "recount", fail)
-    with pytest.raises(cluster.UnavailableError):
+    with pytest.raises(apierrors.UnavailableError):
         await storagequotas.resync(world.ctx)
     assert NAMESPACE in world.storage.stale
 

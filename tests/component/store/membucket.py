@@ -10,18 +10,18 @@ from urllib.parse import urlsplit
 import pytest
 from obstore import exceptions as obstore_errors
 
-from manifestry.adapters import claims_remote, inventory_remote, store_remote
-from manifestry.core import digests, signedurls
+from manifestry.adapters.store.remote import blobs, claims, records
+from manifestry.core.blobs import digests, signedurls
 
 TICK = timedelta(milliseconds=1)
 
 
 def everywhere(bucket: "Bucket", patch: pytest.MonkeyPatch) -> None:
     """Put a bucket in the place of obstore, and its clock in the place of the machine's."""
-    for module in (store_remote, inventory_remote, claims_remote):
+    for module in (blobs, records, claims):
         patch.setattr(module, "obstore", bucket.module())
-    patch.setattr(claims_remote, "_now", bucket.elsewhere)
-    patch.setattr(store_remote, "_age", lambda found: bucket.now - found["last_modified"])
+    patch.setattr(claims, "_now", bucket.elsewhere)
+    patch.setattr(blobs, "_age", lambda found: bucket.now - found["last_modified"])
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Bucket:
         return self.now + self.skew
 
     async def sign(self, keys: Sequence[str], seconds: int) -> list[str]:
-        """Sign as `store_deletes.Deletes` does."""
+        """Sign as `deletes.Deletes` does."""
         await self._step()
         query = f"X-Amz-Date={self.elsewhere():%Y%m%dT%H%M%SZ}&X-Amz-Expires={seconds}"
         return [f"https://bucket/{key}?{query}" for key in keys]

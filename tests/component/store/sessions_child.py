@@ -9,9 +9,9 @@ import random
 import sys
 from collections.abc import AsyncIterator
 
-from manifestry.adapters import sessions, store
+from manifestry.adapters.store import session_ports, sessions, stores
 from manifestry.settings import StoreSettings
-from tests.component.store_child import forget_peak, peak_mib, say, zeros
+from tests.component.store.store_child import forget_peak, peak_mib, say, zeros
 
 MIB = 1 << 20
 
@@ -28,7 +28,7 @@ async def chunks(start: int, size: int) -> AsyncIterator[bytes]:
         yield content(at, min(64 << 10, start + size - at))
 
 
-async def append_for_ever(used: sessions.Sessions, session_id: str) -> None:
+async def append_for_ever(used: session_ports.Sessions, session_id: str) -> None:
     """Append pieces of any size, saying each offset once it was acknowledged, until killed."""
     found = await used.head(session_id)
     assert found is not None
@@ -40,7 +40,7 @@ async def append_for_ever(used: sessions.Sessions, session_id: str) -> None:
         say(offset=offset)
 
 
-async def measure(used: sessions.Sessions, session_id: str) -> None:
+async def measure(used: session_ports.Sessions, session_id: str) -> None:
     """Say by how many MiB the peak of memory rises with 256 MiB appended in one request, and sealed."""
     found = await used.head(session_id)
     assert found is not None
@@ -55,7 +55,7 @@ async def measure(used: sessions.Sessions, session_id: str) -> None:
 
 async def main(verb: str, session_id: str) -> None:
     settings = StoreSettings.from_mapping(os.environ)
-    objects = store.open_store(settings)
+    objects = stores.open_store(settings)
     used = sessions.open_sessions(settings, objects)
     await {"loop": append_for_ever, "measure": measure}[verb](used, session_id)
     await used.close()

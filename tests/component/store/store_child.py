@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from manifestry.adapters import store
+from manifestry.adapters.store import ports, stores
 from manifestry.settings import StoreSettings
 
 MIB = 1 << 20
@@ -44,14 +44,14 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-async def die_before_publishing(used: store.Store, tenant: str) -> None:
+async def die_before_publishing(used: ports.Store, tenant: str) -> None:
     """Stage 3 MiB, say so, be killed."""
     staged = await used.stage(random_bytes(3 * MIB), limit_bytes=4 * MIB)
     say(digest=staged.digest)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def publish_for_ever(used: store.Store, tenant: str) -> None:
+async def publish_for_ever(used: ports.Store, tenant: str) -> None:
     """Say a digest after it was published, again and again, until killed from outside."""
     while True:
         blob = await used.publish(tenant, await used.stage(random_bytes(2 * MIB), limit_bytes=4 * MIB))
@@ -59,7 +59,7 @@ async def publish_for_ever(used: store.Store, tenant: str) -> None:
         say(digest=(await used.put(tenant, os.urandom(1000))).digest)
 
 
-async def measure(used: store.Store, tenant: str) -> None:
+async def measure(used: ports.Store, tenant: str) -> None:
     """Stream 256 MiB in and out and say by how much the peak of memory rose."""
     await used.publish(tenant, await used.stage(random_bytes(8 * MIB), limit_bytes=8 * MIB))
     forget_peak()
@@ -73,7 +73,7 @@ async def measure(used: store.Store, tenant: str) -> None:
     say(written_mib=written, read_mib=peak_mib() - before, received=received)
 
 
-async def fill(used: store.Store, tenant: str) -> None:
+async def fill(used: ports.Store, tenant: str) -> None:
     """Store little, then too much, and say what came of it."""
     kept = await used.put(tenant, b"kept")
     for attempt in (
@@ -83,7 +83,7 @@ async def fill(used: store.Store, tenant: str) -> None:
         try:
             await attempt()
             say(error=None)
-        except store.StoreError as error:
+        except ports.StoreError as error:
             say(error=type(error).__name__)
     small = await used.put(tenant, b"small")
     say(kept=(await used.read(tenant, kept.digest, limit_bytes=10)).decode(), small=small.size_bytes)
@@ -92,7 +92,7 @@ async def fill(used: store.Store, tenant: str) -> None:
 async def main(verb: str, tenant: str) -> None:
     if limit := os.environ.get("FILE_LIMIT_BYTES"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-    used = store.open_store(StoreSettings.from_mapping(os.environ))
+    used = stores.open_store(StoreSettings.from_mapping(os.environ))
     verbs = {"die": die_before_publishing, "loop": publish_for_ever, "measure": measure, "fill": fill}
     await verbs[verb](used, tenant)
     await used.close()

@@ -19,10 +19,13 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from manifestry.adapters import inventory, sessions, sessions_local, sessions_remote, store
-from manifestry.core import blobkeys, digests, uploads
+from manifestry.adapters.store import inventory, ports, session_ports, sessions, stores
+from manifestry.adapters.store.local import sessions as local_sessions
+from manifestry.adapters.store.remote import sessions as remote_sessions
+from manifestry.core.artifacts import uploads
+from manifestry.core.blobs import digests, keys
 from manifestry.settings import StoreSettings
-from tests.component.storeplaces import Key, Model, Place, Upload
+from tests.component.store.storeplaces import Key, Model, Place, Upload
 from tests.faults.crashes import Crash, Fuse
 
 SIZES: Final = (0, 1, 17, 1000, 5000, 70_001, (1 << 20) + 1)
@@ -86,7 +89,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _stage(self, data: bytes, kill: int | None) -> Any:
         staged = self._do(lambda: self.store.stage(_chunks(data), limit_bytes=len(data)), kill)
-        if isinstance(staged, store.Staged):
+        if isinstance(staged, ports.Staged):
             assert (staged.digest, staged.size_bytes) == (digests.of(data), len(data))
             self.model.staged.append((staged, data))
         return staged
@@ -99,7 +102,7 @@ class StoreMachine(RuleBasedStateMachine):
         source = _chunks(data) if too_large else _broken(data[:after])
         limit = len(data) - 1 if too_large else len(data)
         before = self.place.keys("uploads")
-        with pytest.raises(store.TooLargeError if too_large else ConnectionResetError):
+        with pytest.raises(ports.TooLargeError if too_large else ConnectionResetError):
             self._do(lambda: self.store.stage(source, limit_bytes=limit), None)
         assert self.place.keys("uploads") == before
 
@@ -159,7 +162,7 @@ class StoreMachine(RuleBasedStateMachine):
         sure = [each for each in taken if not (each.may_be_finished or each.may_be_gone)]
         try:
             made = self._do(lambda: self.sessions.create(session, limit=SESSION_LIMIT), kill)
-        except sessions.SessionLimitError:
+        except session_ports.SessionLimitError:
             assert len(taken) >= SESSION_LIMIT
             return
         assert len(sure) < SESSION_LIMIT
@@ -196,7 +199,7 @@ class StoreMachine(RuleBasedStateMachine):
                 lambda: self.sessions.append(upload.session, offset, source, limit_bytes=len(data)),
                 kill,
             )
-        except (sessions.OffsetError, sessions.SessionNotFoundError):
+        except (session_ports.OffsetError, session_ports.SessionNotFoundError):
             assert refused or upload.may_be_ended
         except ConnectionResetError:
             assert breaks
@@ -224,7 +227,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.model.doubts(key, data)
                 upload.may_be_published = True
                 return
-        except store.BlobNotFoundError:  # the client came back after the grace: it must upload again
+        except ports.BlobNotFoundError:  # the client came back after the grace: it must upload again
             assert upload.may_be_published
             assert key not in self.model.there
             return
@@ -342,8 +345,8 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def visible_is_what_the_model_says(self) -> None:
         for tenant_uid in self.tenant_uids:
-            shown = set(self.place.keys(blobkeys.tenant(tenant_uid)))
-            found = {parsed for key in shown if (parsed := blobkeys.parse_blob(key))}
+            shown = set(self.place.keys(keys.tenant(tenant_uid)))
+            found = {parsed for key in shown if (parsed := keys.parse_blob(key))}
             assert len(found) == len(shown), "there is something else below a tenant's blobs"
             sure = {key for key in self.model.there if key[0] == tenant_uid}
             assert sure <= found, "a blob is lost"
@@ -364,7 +367,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _is_there(self, key: Key, data: bytes) -> bool:
         blob = self._run(self.store.head(*key))
-        assert blob in {None, store.Blob(key[1], len(data))}
+        assert blob in {None, ports.Blob(key[1], len(data))}
         if key in self.model.there:
             assert blob is not None
         elif key not in self.model.open:
@@ -388,11 +391,11 @@ class StoreMachine(RuleBasedStateMachine):
         if state.seal is not None:
             upload.is_sealed = True
 
-    def _seal(self, upload: Upload, kill: int | None) -> store.Staged | None:
+    def _seal(self, upload: Upload, kill: int | None) -> ports.Staged | None:
         self._check_upload(upload)
         upload.may_be_sealed = True
         staged = self._do(lambda: self.sessions.seal(upload.session), kill)
-        if not isinstance(staged, store.Staged):
+        if not isinstance(staged, ports.Staged):
             self._check_upload(upload)
             upload.may_be_sealed, upload.may_be_ended = upload.is_sealed, True
             return None
@@ -407,11 +410,11 @@ class StoreMachine(RuleBasedStateMachine):
         settings = StoreSettings.from_mapping(self.place.settings)
 
         async def opening() -> None:
-            self.store = store.open_store(settings)
+            self.store = stores.open_store(settings)
             self.sessions = sessions.open_sessions(settings, self.store)
 
         self.runner.run(opening())
-        assert isinstance(self.sessions, sessions_local.LocalSessions | sessions_remote.RemoteSessions)
+        assert isinstance(self.sessions, local_sessions.LocalSessions | remote_sessions.RemoteSessions)
         self.sessions.piece_bytes = PIECE_BYTES
         self.inventory = inventory.Inventory(self.store)
 

@@ -12,8 +12,9 @@ import obstore
 from obstore.store import LocalStore as Folder
 from obstore.store import ObjectStore, S3Store
 
-from manifestry.adapters import store
-from manifestry.core import blobkeys, uploads
+from manifestry.adapters.store import ports
+from manifestry.core.artifacts import uploads
+from manifestry.core.blobs import keys as blob_keys
 from tests.seaweed.server import S3Server
 
 Key = tuple[str, str]  # tenant uid, digest
@@ -35,7 +36,7 @@ class Place:
         """Make blobs older than any grace period."""
         assert self.folder is not None
         for tenant_uid in tenant_uids:
-            for path in (self.folder / blobkeys.tenant(tenant_uid)).rglob("*"):
+            for path in (self.folder / blob_keys.tenant(tenant_uid)).rglob("*"):
                 if path.is_file():
                     os.utime(path, (1e9, 1e9))
 
@@ -96,7 +97,7 @@ class Model:
 
     there: dict[Key, bytes] = field(default_factory=dict)
     open: dict[Key, bytes] = field(default_factory=dict)
-    staged: list[tuple[store.Staged, bytes]] = field(default_factory=list)
+    staged: list[tuple[ports.Staged, bytes]] = field(default_factory=list)
     references: list[Key] = field(default_factory=list)
     uploads: dict[str, Upload] = field(default_factory=dict)
 

@@ -11,16 +11,11 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from manifestry.adapters import (
-    bounded,
-    claims_port,
-    claims_remote,
-    inventory,
-    store,
-    store_buckets,
-    store_deletes,
-)
-from manifestry.core import garbagekeys
+from manifestry.adapters.store import bounded, claim_ports, inventory, ports
+from manifestry.adapters.store.remote import buckets
+from manifestry.adapters.store.remote import claims as remote_claims
+from manifestry.adapters.store.remote import deletes as remote_deletes
+from manifestry.core.blobs import garbagekeys
 from manifestry.settings import StoreSettings
 from tests.seaweed.server import S3Server
 
@@ -32,15 +27,15 @@ def settings_of(server: S3Server, **more: str) -> StoreSettings:
 
 
 @pytest.fixture
-async def deletes(s3: S3Server) -> AsyncIterator[store_deletes.Deletes]:
+async def deletes(s3: S3Server) -> AsyncIterator[remote_deletes.Deletes]:
     settings = settings_of(s3, PREFIX=f"a b/ü-{uuid.uuid4()}")
-    made = store_deletes.Deletes(store_buckets.bucket(settings), settings)
+    made = remote_deletes.Deletes(buckets.bucket(settings), settings)
     yield made
     await made.close()
 
 
 async def test_a_removal_does_nothing_after_its_end(
-    deletes: store_deletes.Deletes, monkeypatch: pytest.MonkeyPatch
+    deletes: remote_deletes.Deletes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = [f"tenants/{number}" for number in range(3)]
     for key in keys:
@@ -58,7 +53,7 @@ async def test_a_removal_does_nothing_after_its_end(
 
 
 async def test_a_removal_of_another_key_is_refused(
-    deletes: store_deletes.Deletes, monkeypatch: pytest.MonkeyPatch
+    deletes: remote_deletes.Deletes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await obstore.put_async(deletes._bucket, "tenants/b", b"theirs")
     (url,) = await deletes.sign(["tenants/a"], 60) or [""]
@@ -117,7 +112,7 @@ async def test_an_answer_says_whether_it_is_done(status: int, done: bool) -> Non
     server = Answering()
     async with server as url:
         server.statuses = [status]
-        made = store_deletes.Deletes(store_buckets.bucket(elsewhere(url)), elsewhere(url))
+        made = remote_deletes.Deletes(buckets.bucket(elsewhere(url)), elsewhere(url))
         assert await made.send((await made.sign(["k"], 60) or [""])[0]) is done
         await made.close()
 
@@ -127,10 +122,10 @@ async def test_without_a_clear_answer_nothing_is_sent_again(status: int | None) 
     server = Answering()
     async with server as url:
         server.statuses = [204, status, 204]
-        made = store_deletes.Deletes(store_buckets.bucket(elsewhere(url)), elsewhere(url))
+        made = remote_deletes.Deletes(buckets.bucket(elsewhere(url)), elsewhere(url))
         (signed,) = await made.sign(["k"], 60) or [""]
         assert await made.send(signed)
-        with pytest.raises(store.StoreUnavailableError) as caught:
+        with pytest.raises(ports.StoreUnavailableError) as caught:
             await made.send(signed)
         assert server.asked == 2
         assert "Signature" not in f"{caught.value!r} {caught.value.__cause__!r}"
@@ -139,16 +134,16 @@ async def test_without_a_clear_answer_nothing_is_sent_again(status: int | None) 
 
 async def test_a_signature_that_is_early_by_a_little_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """To Azure, whose signatures begin at a second of our clock."""
-    monkeypatch.setattr(store_deletes, "EARLY_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote_deletes, "EARLY_PAUSE_SECONDS", 0.01)
     server = Answering()
     async with server as url:
         server.statuses = [403, 403, 204, 403]
         chosen = elsewhere(url, store_type="azure", store_secret_access_key=SecretStr("a2V5"))
-        made = store_deletes.Deletes(store_buckets.bucket(chosen), chosen)
+        made = remote_deletes.Deletes(buckets.bucket(chosen), chosen)
         (signed,) = await made.sign(["k"], 60) or [""]
         assert await made.send(signed)
         assert server.asked == 3
-        monkeypatch.setattr(store_deletes, "AHEAD_AZURE", timedelta())
+        monkeypatch.setattr(remote_deletes, "AHEAD_AZURE", timedelta())
         assert not await made.send(signed)
         await made.close()
 
@@ -156,13 +151,13 @@ async def test_a_signature_that_is_early_by_a_little_is_sent_again(monkeypatch: 
 async def test_a_secret_is_never_sent_to_another_host_or_in_the_clear(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    made = store_buckets.bucket(elsewhere("http://127.0.0.1:1"))
+    made = buckets.bucket(elsewhere("http://127.0.0.1:1"))
     for wrong in (
         elsewhere("http://other.example.com"),
         elsewhere("http://127.0.0.1:1", store_allow_http=False),
         elsewhere(""),
     ):
-        assert await store_deletes.Deletes(made, wrong).sign(["k"], 60) is None
+        assert await remote_deletes.Deletes(made, wrong).sign(["k"], 60) is None
     assert "removals from the object store have no end" in caplog.text
 
 
@@ -170,12 +165,12 @@ async def test_who_cannot_sign_removes_as_long_as_its_own_clock_lets_it(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(s3, PREFIX=f"unsigned-{uuid.uuid4()}")
-    used = store_buckets.connect(settings)
+    used = buckets.connect(settings)
 
     async def cannot(*_: object) -> None:
         return None
 
-    monkeypatch.setattr(store_deletes.Deletes, "sign", cannot)
+    monkeypatch.setattr(remote_deletes.Deletes, "sign", cannot)
     tenant = str(uuid.uuid4())
     first, second = await used.put(tenant, b"first"), await used.put(tenant, b"second")
     everything = timedelta(seconds=-5)
@@ -185,7 +180,7 @@ async def test_who_cannot_sign_removes_as_long_as_its_own_clock_lets_it(
 
     found = inventory.Inventory(used)
     assert len((await found.remove(tenant, [first.digest], nobody, everything)).removed) == 1
-    monkeypatch.setattr(claims_port, "CLAIM_SECONDS", 3.0)
+    monkeypatch.setattr(claim_ports, "CLAIM_SECONDS", 3.0)
 
     async def slowly(_: frozenset[str]) -> tuple[str, ...]:
         await asyncio.sleep(3.1)
@@ -194,14 +189,14 @@ async def test_who_cannot_sign_removes_as_long_as_its_own_clock_lets_it(
     done = await found.remove(tenant, [second.digest], slowly, everything)
     assert (done.removed, done.late) == ([], [second.digest])
     assert await used.head(tenant, second.digest) is not None
-    monkeypatch.setattr(claims_port, "CLAIM_SECONDS", 60.0)
+    monkeypatch.setattr(claim_ports, "CLAIM_SECONDS", 60.0)
     assert await found.reap() == 0
     assert await found.reap(everything) == 1
     await used.close()
 
 
 async def test_claims_are_signed_some_at_once_and_none_for_too_long(s3: S3Server) -> None:
-    used = store_buckets.connect(settings_of(s3, PREFIX=f"signed-{uuid.uuid4()}"))
+    used = buckets.connect(settings_of(s3, PREFIX=f"signed-{uuid.uuid4()}"))
     claims, tenant = used.claims(), str(uuid.uuid4())
     made = await bounded.each(claims.make(tenant, f"sha256:{number:064x}") for number in range(20))
     assert await claims.make(tenant, f"sha256:{3:064x}") is None
@@ -218,10 +213,10 @@ async def test_claims_are_signed_some_at_once_and_none_for_too_long(s3: S3Server
 async def test_a_clock_that_is_ahead_by_too_much_removes_nothing_and_leaves_no_claim(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used = store_buckets.connect(settings_of(s3, PREFIX=f"ahead-{uuid.uuid4()}"))
+    used = buckets.connect(settings_of(s3, PREFIX=f"ahead-{uuid.uuid4()}"))
     tenant = str(uuid.uuid4())
     blob = await used.put(tenant, b"bytes")
-    monkeypatch.setattr(claims_remote, "_now", lambda: datetime.now(UTC) + timedelta(seconds=125))
+    monkeypatch.setattr(remote_claims, "_now", lambda: datetime.now(UTC) + timedelta(seconds=125))
 
     async def nobody(_: frozenset[str]) -> tuple[str, ...]:
         return ()
@@ -230,9 +225,9 @@ async def test_a_clock_that_is_ahead_by_too_much_removes_nothing_and_leaves_no_c
     seen = await found.blob(tenant, blob.digest)
     assert seen is not None
     for _ in range(2):
-        with pytest.raises(store.StoreUnavailableError, match="clock is behind"):
+        with pytest.raises(ports.StoreUnavailableError, match="clock is behind"):
             await found.remove(tenant, [blob.digest], nobody, timedelta(seconds=-5))
-        with pytest.raises(store.StoreUnavailableError, match="clock is behind"):
+        with pytest.raises(ports.StoreUnavailableError, match="clock is behind"):
             await found.quarantine(tenant, seen)
     assert await used.head(tenant, blob.digest) is not None
     assert await found.reap(timedelta(seconds=-5)) == 0

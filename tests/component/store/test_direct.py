@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from manifestry.adapters import store_files, store_local
-from manifestry.adapters.store_port import BATCH_BYTES, Chunk
+from manifestry.adapters.store.local import blobs, files
+from manifestry.adapters.store.ports import BATCH_BYTES, Chunk
 
 TENANT = "3f2b8a52-7f6e-4d8e-9a53-0b1c2d3e4f50"
 LIMIT_BYTES = 1 << 30
-LONG_BYTES = store_files.DIRECT_FROM_BYTES + 3 * BATCH_BYTES + 12_345
+LONG_BYTES = files.DIRECT_FROM_BYTES + 3 * BATCH_BYTES + 12_345
 DATA = random.Random(1).randbytes(LONG_BYTES)
 DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 
@@ -55,13 +55,13 @@ async def stream(chunks: Iterator[memoryview]) -> AsyncIterator[Chunk]:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[store_local.LocalStore]:
-    made = store_local.LocalStore(tmp_path / "store", timeout_seconds=30)
+async def store(tmp_path: Path) -> AsyncIterator[blobs.LocalStore]:
+    made = blobs.LocalStore(tmp_path / "store", timeout_seconds=30)
     yield made
     await made.close()
 
 
-async def stored(store: store_local.LocalStore, chunks: Iterator[memoryview]) -> Path:
+async def stored(store: blobs.LocalStore, chunks: Iterator[memoryview]) -> Path:
     staged = await store.stage(stream(chunks), limit_bytes=LIMIT_BYTES)
     assert (staged.digest, staged.size_bytes) == (DIGEST, LONG_BYTES)
     await store.publish(TENANT, staged)
@@ -72,13 +72,13 @@ async def stored(store: store_local.LocalStore, chunks: Iterator[memoryview]) ->
 
 @pytest.mark.parametrize("way", [in_pages, beside_pages, in_odd_pieces])
 async def test_what_is_stored_is_what_came(
-    store: store_local.LocalStore, way: Callable[[bytes], Iterator[memoryview]]
+    store: blobs.LocalStore, way: Callable[[bytes], Iterator[memoryview]]
 ) -> None:
     path = await stored(store, way(DATA))
     assert path.read_bytes() == DATA
 
 
-async def test_a_long_upload_leaves_only_its_beginning_in_memory(store: store_local.LocalStore) -> None:
+async def test_a_long_upload_leaves_only_its_beginning_in_memory(store: blobs.LocalStore) -> None:
     path = await stored(store, in_pages(DATA))
     if _file_system(path) == "tmpfs":
         pytest.skip("tmpfs is memory")
@@ -89,7 +89,7 @@ async def test_a_long_upload_leaves_only_its_beginning_in_memory(store: store_lo
         pytest.skip(f"the file system does not tell what it has in memory: {error}")
     finally:
         os.close(fd)
-    beginning = store_files.DIRECT_FROM_BYTES // BATCH_BYTES
+    beginning = files.DIRECT_FROM_BYTES // BATCH_BYTES
     assert cached == [True] * beginning + [False] * 3 + [True], "the last bytes are no whole batch"
 
 
@@ -105,7 +105,7 @@ def _is_cached(fd: int, at: int) -> bool:
 
 
 async def test_a_file_system_without_it_is_written_as_ever(
-    store: store_local.LocalStore, monkeypatch: pytest.MonkeyPatch
+    store: blobs.LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 

@@ -9,8 +9,8 @@ import pytest
 from obstore.store import LocalStore as Folder
 from obstore.store import ObjectStore
 
-from manifestry.adapters import store
-from manifestry.core import blobkeys, digests
+from manifestry.adapters.store import ports, stores
+from manifestry.core.blobs import digests, keys
 from manifestry.settings import StoreSettings
 from tests.seaweed.server import S3Server
 
@@ -27,22 +27,22 @@ async def test_damaged_bytes_are_written_anew(
     if kind == "s3":
         server: S3Server = request.getfixturevalue("s3")
         settings, behind = server.settings(), server.store()
-    used = store.open_store(StoreSettings.from_mapping(settings))
+    used = stores.open_store(StoreSettings.from_mapping(settings))
     blob = await used.put(TENANT, DATA)
-    obstore.put(behind, blobkeys.blob(TENANT, blob.digest), found)
+    obstore.put(behind, keys.blob(TENANT, blob.digest), found)
     assert await used.put(TENANT, DATA) == blob
     assert await used.read(TENANT, blob.digest, limit_bytes=len(DATA)) == DATA
-    assert await used.put(TENANT, b"") == store.Blob(digests.of(b""), 0)
-    assert await used.put(TENANT, b"") == store.Blob(digests.of(b""), 0)
+    assert await used.put(TENANT, b"") == ports.Blob(digests.of(b""), 0)
+    assert await used.put(TENANT, b"") == ports.Blob(digests.of(b""), 0)
     await used.close()
 
 
 async def test_a_name_that_another_has_made_is_durable_before_it_is_relied_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used = store.open_store(StoreSettings(store_path=str(tmp_path)))
+    used = stores.open_store(StoreSettings(store_path=str(tmp_path)))
     blob = await used.put(TENANT, DATA)
-    folder = (tmp_path / blobkeys.blob(TENANT, blob.digest)).parent
+    folder = (tmp_path / keys.blob(TENANT, blob.digest)).parent
     synced = []
     sync = os.fsync
 

@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import store, store_local
-from manifestry.core import blobkeys, digests
+from manifestry.adapters.store import ports
+from manifestry.adapters.store.local import blobs
+from manifestry.core.blobs import digests, keys
 
 CHILD = Path(__file__).with_name("store_child.py")
 TENANT = str(uuid.uuid4())
 
 
 @pytest.fixture
-async def local(tmp_path: Path) -> AsyncIterator[store_local.LocalStore]:
-    opened = store_local.LocalStore(tmp_path / "root", timeout_seconds=0.5)
+async def local(tmp_path: Path) -> AsyncIterator[blobs.LocalStore]:
+    opened = blobs.LocalStore(tmp_path / "root", timeout_seconds=0.5)
     yield opened
     await opened.close()
 
@@ -67,11 +68,9 @@ def test_a_file_size_limit_is_a_full_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", range(1, 6))
-async def test_a_planted_link_is_never_followed(
-    local: store_local.LocalStore, tmp_path: Path, level: int
-) -> None:
+async def test_a_planted_link_is_never_followed(local: blobs.LocalStore, tmp_path: Path, level: int) -> None:
     secret = tmp_path / "elsewhere"
-    key = Path(blobkeys.blob(TENANT, digests.of(b"secret")))
+    key = Path(keys.blob(TENANT, digests.of(b"secret")))
     target = secret.joinpath(*key.parts[level:])
     target.parent.mkdir(parents=True)
     target.write_bytes(b"secret")
@@ -83,15 +82,13 @@ async def test_a_planted_link_is_never_followed(
         local.read(TENANT, digests.of(b"secret"), limit_bytes=9),
         local.put(TENANT, b"secret"),
     ):
-        with pytest.raises(store.BlobDamagedError):
+        with pytest.raises(ports.BlobDamagedError):
             await attempt
     assert target.read_bytes() == b"secret"
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
-async def test_what_is_not_a_file_is_not_read(
-    local: store_local.LocalStore, tmp_path: Path, kind: str
-) -> None:
+async def test_what_is_not_a_file_is_not_read(local: blobs.LocalStore, tmp_path: Path, kind: str) -> None:
     path = local.local_path(TENANT, digests.of(b"x"))
     assert path is not None
     path.parent.mkdir(parents=True)
@@ -101,31 +98,29 @@ async def test_what_is_not_a_file_is_not_read(
         "pipe": lambda: os.mkfifo(path),
     }
     make[kind]()
-    with pytest.raises(store.BlobDamagedError):
+    with pytest.raises(ports.BlobDamagedError):
         await local.head(TENANT, digests.of(b"x"))
-    with pytest.raises(store.BlobDamagedError):
+    with pytest.raises(ports.BlobDamagedError):
         await local.read(TENANT, digests.of(b"x"), limit_bytes=1 << 20)
-    with pytest.raises(store.BlobDamagedError):
+    with pytest.raises(ports.BlobDamagedError):
         async for _ in local.stream(TENANT, digests.of(b"x")):
             pass
 
 
 async def test_a_hung_disk_is_unavailable_within_the_timeout(
-    local: store_local.LocalStore, monkeypatch: pytest.MonkeyPatch
+    local: blobs.LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hung, sync = threading.Event(), os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: hung.wait(20) and sync(fd))
     started = time.monotonic()
-    with pytest.raises(store.StoreUnavailableError):
+    with pytest.raises(ports.StoreUnavailableError):
         await local.stage(one(b"hello"), limit_bytes=5)
     assert time.monotonic() - started < 2
     hung.set()
     await local.canary()
 
 
-async def test_short_writes_are_completed(
-    local: store_local.LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_short_writes_are_completed(local: blobs.LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
     blob = await local.put(TENANT, b"ten bytes.")
@@ -134,14 +129,14 @@ async def test_short_writes_are_completed(
 
 async def test_a_store_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    used = store_local.LocalStore(tmp_path / "file" / "root", timeout_seconds=5)
-    with pytest.raises(store.StoreError):
+    used = blobs.LocalStore(tmp_path / "file" / "root", timeout_seconds=5)
+    with pytest.raises(ports.StoreError):
         await used.canary()
     await used.close()
 
 
 async def test_files_and_folders_are_private_and_synced(
-    local: store_local.LocalStore, monkeypatch: pytest.MonkeyPatch
+    local: blobs.LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
     sync = os.fsync

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.component import storemodel, storeplaces
+from tests.component.store import storemodel, storeplaces
 from tests.faults import crashes
 from tests.seaweed.server import S3Server
 

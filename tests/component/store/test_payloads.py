@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import store, store_links, store_local, store_payloads
-from manifestry.core import digests
+from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store.local import blobs, payloads
+from manifestry.adapters.store.remote import links
+from manifestry.core.blobs import digests
 from manifestry.settings import StoreSettings
 from tests.seaweed.server import S3Server
 
@@ -26,15 +28,15 @@ DIGEST = digests.of(DATA)
 
 
 @pytest.fixture
-async def local(tmp_path: Path) -> AsyncIterator[store_local.LocalStore]:
-    opened = store_local.LocalStore(tmp_path / "root", timeout_seconds=0.5)
+async def local(tmp_path: Path) -> AsyncIterator[blobs.LocalStore]:
+    opened = blobs.LocalStore(tmp_path / "root", timeout_seconds=0.5)
     await opened.put(TENANT, DATA)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-def threads(local: store_local.LocalStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def threads(local: blobs.LocalStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Give the operations that went to a thread."""
     found: list[str] = []
     submit = local._pool.submit
@@ -47,7 +49,7 @@ def threads(local: store_local.LocalStore, monkeypatch: pytest.MonkeyPatch) -> l
     return found
 
 
-async def opened(used: store_local.LocalStore) -> store_payloads.LocalPayload:
+async def opened(used: blobs.LocalStore) -> payloads.LocalPayload:
     return await used.open(TENANT, DIGEST)
 
 
@@ -55,7 +57,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def forget(payload: store_payloads.LocalPayload) -> bool:
+def forget(payload: payloads.LocalPayload) -> bool:
     """Drop the file's pages from memory; tell whether the file system here lets that be seen."""
     os.fsync(payload.fileno())
     for _ in range(20):  # other processors may hold on to some for a moment
@@ -67,7 +69,7 @@ def forget(payload: store_payloads.LocalPayload) -> bool:
 
 
 async def test_what_is_in_memory_is_opened_and_sent_without_a_thread(
-    local: store_local.LocalStore, threads: list[str]
+    local: blobs.LocalStore, threads: list[str]
 ) -> None:
     for _ in range(3):
         payload = await opened(local)
@@ -79,13 +81,11 @@ async def test_what_is_in_memory_is_opened_and_sent_without_a_thread(
         assert threads == ["open"]  # once, to learn what kind of file system it is
 
 
-def payload_can_tell(local: store_local.LocalStore) -> bool:
+def payload_can_tell(local: blobs.LocalStore) -> bool:
     return local._opener._folder >= 0
 
 
-async def test_what_is_not_in_memory_is_read_by_a_thread(
-    local: store_local.LocalStore, threads: list[str]
-) -> None:
+async def test_what_is_not_in_memory_is_read_by_a_thread(local: blobs.LocalStore, threads: list[str]) -> None:
     payload = await opened(local)
     if not forget(payload):
         await payload.aclose()
@@ -100,14 +100,14 @@ async def test_what_is_not_in_memory_is_read_by_a_thread(
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EIO])
 async def test_a_file_system_that_cannot_tell_is_always_left_to_threads(
-    local: store_local.LocalStore, threads: list[str], monkeypatch: pytest.MonkeyPatch, number: int
+    local: blobs.LocalStore, threads: list[str], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def preadv(*_: Any) -> int:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "preadv", preadv)
     if number == errno.EIO:
-        with pytest.raises(store.StoreUnavailableError):
+        with pytest.raises(ports.StoreUnavailableError):
             await opened(local)
         return
     for _ in range(2):
@@ -118,47 +118,47 @@ async def test_a_file_system_that_cannot_tell_is_always_left_to_threads(
 
 
 async def test_without_the_system_call_files_are_opened_by_threads(
-    local: store_local.LocalStore, threads: list[str], monkeypatch: pytest.MonkeyPatch
+    local: blobs.LocalStore, threads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_payloads, "_syscall", lambda *_: -1)
+    monkeypatch.setattr(payloads, "_syscall", lambda *_: -1)
     for _ in range(2):
         await (await opened(local)).aclose()
     assert threads == ["open", "open"]
 
 
-def path_of(local: store_local.LocalStore) -> Path:
+def path_of(local: blobs.LocalStore) -> Path:
     path = local.local_path(TENANT, DIGEST)
     assert path is not None
     return path
 
 
 @pytest.mark.parametrize("before", [False, True])
-async def test_what_is_absent_or_no_file_is_told_apart(local: store_local.LocalStore, before: bool) -> None:
+async def test_what_is_absent_or_no_file_is_told_apart(local: blobs.LocalStore, before: bool) -> None:
     if before:
         await (await opened(local)).aclose()
-    with pytest.raises(store.BlobNotFoundError):
+    with pytest.raises(ports.BlobNotFoundError):
         await local.open(TENANT, digests.of(b"absent"))
     path = path_of(local)
     path.unlink()
     path.mkdir()
-    with pytest.raises(store.BlobDamagedError):
+    with pytest.raises(ports.BlobDamagedError):
         await opened(local)
     path.rmdir()
     os.mkfifo(path)
-    with pytest.raises(store.BlobDamagedError):
+    with pytest.raises(ports.BlobDamagedError):
         await opened(local)
 
 
-async def test_a_part_that_is_not_there_any_more_is_damage(local: store_local.LocalStore) -> None:
+async def test_a_part_that_is_not_there_any_more_is_damage(local: blobs.LocalStore) -> None:
     payload = await opened(local)
     os.truncate(path_of(local), 5)
-    with pytest.raises(store.BlobDamagedError):
+    with pytest.raises(ports.BlobDamagedError):
         await payload.load(0, len(DATA))
     await payload.aclose()
 
 
 async def test_a_file_is_not_closed_under_a_thread_that_reads_it(
-    local: store_local.LocalStore, monkeypatch: pytest.MonkeyPatch
+    local: blobs.LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     payload = await opened(local)
     descriptor, going, reading = payload.fileno(), threading.Event(), threading.Event()
@@ -170,8 +170,8 @@ async def test_a_file_is_not_closed_under_a_thread_that_reads_it(
         return real(fd, count, offset)
 
     monkeypatch.setattr(os, "pread", pread)
-    monkeypatch.setattr(store_payloads.LocalPayload, "is_in_memory", lambda *_: False)
-    with pytest.raises(store.StoreUnavailableError):  # the disk hangs for longer than it may
+    monkeypatch.setattr(payloads.LocalPayload, "is_in_memory", lambda *_: False)
+    with pytest.raises(ports.StoreUnavailableError):  # the disk hangs for longer than it may
         await payload.load(0, 1 << 20)
     assert reading.is_set()
     closing = asyncio.create_task(payload.aclose())
@@ -188,7 +188,7 @@ async def test_a_file_is_not_closed_under_a_thread_that_reads_it(
 
 
 async def test_opening_that_hangs_leaves_no_descriptor(
-    local: store_local.LocalStore, monkeypatch: pytest.MonkeyPatch
+    local: blobs.LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     going, real = threading.Event(), os.open
 
@@ -198,7 +198,7 @@ async def test_opening_that_hangs_leaves_no_descriptor(
 
     before = open_files()
     monkeypatch.setattr(os, "open", slow)
-    with pytest.raises(store.StoreUnavailableError):
+    with pytest.raises(ports.StoreUnavailableError):
         await opened(local)
     going.set()
     deadline = time.monotonic() + 5
@@ -209,7 +209,7 @@ async def test_opening_that_hangs_leaves_no_descriptor(
 
 async def test_a_closed_store_keeps_no_folder(tmp_path: Path) -> None:
     before = open_files()
-    used = store_local.LocalStore(tmp_path, timeout_seconds=5)
+    used = blobs.LocalStore(tmp_path, timeout_seconds=5)
     await used.put(TENANT, DATA)
     await (await opened(used)).aclose()
     await used.close()
@@ -221,7 +221,7 @@ def settings(s3: S3Server, **changes: str) -> StoreSettings:
 
 
 async def test_a_link_reads_one_blob_for_anybody_and_only_for_a_while(s3: S3Server) -> None:
-    used = store.open_store(settings(s3))
+    used = stores.open_store(settings(s3))
     blob = await used.put(TENANT, b"payload")
     assert await used.open(TENANT, blob.digest) is None
     url = await used.link(TENANT, blob.digest, 60)
@@ -266,4 +266,4 @@ def fetch(request: Any) -> bytes:
 )
 def test_a_link_leads_to_the_configured_host_only(kind: Any, endpoint: str, url: str, is_ours: bool) -> None:
     where = StoreSettings(store_type=kind, store_bucket="b", store_endpoint=endpoint)
-    assert store_links.is_on_host(url, where) is is_ours
+    assert links.is_on_host(url, where) is is_ours

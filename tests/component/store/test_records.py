@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from manifestry.adapters import inventory, store
-from manifestry.core import garbagekeys
+from manifestry.adapters.store import inventory, ports, stores
+from manifestry.core.blobs import garbagekeys
 from manifestry.settings import StoreSettings
 from tests.seaweed.server import S3Server
 
@@ -45,12 +45,12 @@ os._exit(0 if owner == "this-cluster" else 1)
 
 
 @pytest.fixture(params=["local", "s3"])
-async def used(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[store.Store]:
+async def used(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ports.Store]:
     settings = {"MANIFESTRY_STORE_PATH": str(tmp_path)}
     if request.param == "s3":
         server: S3Server = request.getfixturevalue("s3")
         settings = server.settings() | {"MANIFESTRY_STORE_PREFIX": f"records-{uuid.uuid4()}"}
-    opened = store.open_store(StoreSettings.from_mapping(settings))
+    opened = stores.open_store(StoreSettings.from_mapping(settings))
     yield opened
     await opened.close()
 
@@ -61,11 +61,11 @@ def test_an_owner_that_is_killed_anywhere_leaves_a_store_that_can_be_owned(tmp_p
     environment = {**os.environ, **settings}
     child = subprocess.run([sys.executable, "-c", KILLED, str(call)], env=environment, check=False)
     assert child.returncode in {0, -signal.SIGKILL}
-    opened = store.open_store(StoreSettings.from_mapping(settings))
+    opened = stores.open_store(StoreSettings.from_mapping(settings))
     assert asyncio.run(inventory.Inventory(opened).own(MINE, datetime.now(UTC))) == MINE
 
 
-async def test_an_owner_is_the_first_one_for_ever(used: store.Store) -> None:
+async def test_an_owner_is_the_first_one_for_ever(used: ports.Store) -> None:
     found, now = inventory.Inventory(used), datetime.now(UTC)
     assert [await found.own(each, now + LATER) for each in (MINE, OTHER, MINE)] == [MINE] * 3
 
@@ -74,7 +74,7 @@ async def test_an_owner_is_the_first_one_for_ever(used: store.Store) -> None:
     "record", [b"", bytes(64), b'{"version": 1, "clust', b'{"version": 1, "clusterUid": "']
 )
 async def test_a_record_that_was_cut_off_before_its_owner_is_healed_when_it_is_old(
-    used: store.Store, record: bytes
+    used: ports.Store, record: bytes
 ) -> None:
     found, now = inventory.Inventory(used), datetime.now(UTC)
     await used.records().write(garbagekeys.OWNER, record)
@@ -87,13 +87,13 @@ async def test_a_record_that_was_cut_off_before_its_owner_is_healed_when_it_is_o
 
 
 @pytest.mark.parametrize("record", [b"{}", b"kept by hand", b'{"version": 1, "clusterUid": "this-clu'])
-async def test_a_record_that_may_name_somebody_is_left_alone(used: store.Store, record: bytes) -> None:
+async def test_a_record_that_may_name_somebody_is_left_alone(used: ports.Store, record: bytes) -> None:
     await used.records().write(garbagekeys.OWNER, record)
     assert await inventory.Inventory(used).own(MINE, datetime.now(UTC) + LATER) == ""
     assert await used.records().read(garbagekeys.OWNER, limit_bytes=4096) == record
 
 
-async def test_of_many_that_replace_a_record_one_succeeds(used: store.Store) -> None:
+async def test_of_many_that_replace_a_record_one_succeeds(used: ports.Store) -> None:
     records = used.records()
     assert not await records.replace("gc/owner.json", b"", b"mine"), "there is none"
     await records.write("gc/owner.json", b"old")
@@ -105,7 +105,7 @@ async def test_of_many_that_replace_a_record_one_succeeds(used: store.Store) -> 
     assert await records.read("gc/owner.json", limit_bytes=100) == winners[0]
 
 
-async def test_of_many_that_create_a_record_one_succeeds_and_leaves_nothing_else(used: store.Store) -> None:
+async def test_of_many_that_create_a_record_one_succeeds_and_leaves_nothing_else(used: ports.Store) -> None:
     records = used.records()
     wanted = [f"owner-{number}".encode() for number in range(12)]
     made = await asyncio.gather(*(records.create("gc/owner.json", each) for each in wanted))
@@ -122,7 +122,7 @@ async def test_a_file_system_without_links_serves_too(
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", no_links)
-    opened = store.open_store(StoreSettings(store_path=str(tmp_path)))
+    opened = stores.open_store(StoreSettings(store_path=str(tmp_path)))
     records = opened.records()
     assert await records.create("gc/owner.json", b"mine") is not None
     assert await records.create("gc/owner.json", b"other") is None

@@ -12,8 +12,9 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from manifestry.adapters import store, store_remote
-from manifestry.core import digests
+from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store.remote import blobs
+from manifestry.core.blobs import digests
 from manifestry.settings import StoreSettings
 from tests.seaweed.plugin import MakeS3
 from tests.seaweed.server import S3Server
@@ -22,10 +23,10 @@ TENANT = str(uuid.uuid4())
 TIMEOUT_SECONDS = 2.0
 
 
-def open_s3(settings: dict[str, str], **changes: str) -> store.Store:
+def open_s3(settings: dict[str, str], **changes: str) -> ports.Store:
     changed = {f"MANIFESTRY_STORE_{name.upper()}": value for name, value in changes.items()}
     timeout = {"MANIFESTRY_STORE_TIMEOUT_SECONDS": str(TIMEOUT_SECONDS)}
-    return store.open_store(StoreSettings.from_mapping(settings | timeout | changed))
+    return stores.open_store(StoreSettings.from_mapping(settings | timeout | changed))
 
 
 async def one(data: bytes) -> AsyncIterator[bytes]:
@@ -37,7 +38,7 @@ async def endless() -> AsyncIterator[bytes]:
         yield bytes(1 << 20)
 
 
-async def everything_fails(used: store.Store, staged: store.Staged) -> None:
+async def everything_fails(used: ports.Store, staged: ports.Staged) -> None:
     """Each operation, one after the other, says so in time."""
     digest = digests.of(b"kept")
     for attempt in (
@@ -50,7 +51,7 @@ async def everything_fails(used: store.Store, staged: store.Staged) -> None:
         used.canary,
     ):
         started = time.monotonic()
-        with pytest.raises(store.StoreUnavailableError, match="the object store does not answer"):
+        with pytest.raises(ports.StoreUnavailableError, match="the object store does not answer"):
             await attempt()
         assert time.monotonic() - started < 2 * TIMEOUT_SECONDS + 1  # a failed stage tries to tidy up
 
@@ -84,7 +85,7 @@ async def test_a_failed_stage_aborts_its_multipart_upload(
 
     monkeypatch.setattr(obstore, "open_writer_async", recording)
     used = open_s3(s3.settings())
-    with pytest.raises(store.TooLargeError):
+    with pytest.raises(ports.TooLargeError):
         await used.stage(one(bytes(12 << 20)), limit_bytes=11 << 20)
     upload = asyncio.create_task(used.stage(endless(), limit_bytes=1 << 40))
     await asyncio.sleep(0.3)
@@ -100,7 +101,7 @@ async def test_a_store_that_hangs_in_the_middle_ends_a_stream_with_an_error(make
     views = used.stream(TENANT, blob.digest)
     assert len(await anext(views)) > 0
     server.pause()
-    with pytest.raises(store.StoreUnavailableError):
+    with pytest.raises(ports.StoreUnavailableError):
         [len(view) async for view in views]
     server.resume()
 
@@ -112,7 +113,7 @@ async def test_wrong_credentials_are_unavailable_and_never_shown(s3: S3Server) -
         lambda: used.head(TENANT, digests.of(b"")),
     ]
     for attempt in attempts:
-        with pytest.raises(store.StoreUnavailableError) as caught:
+        with pytest.raises(ports.StoreUnavailableError) as caught:
             await attempt()
         assert "canary-secret" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
@@ -143,15 +144,15 @@ class Stub:
 @pytest.mark.parametrize(
     ("stub", "error"),
     [
-        (Stub(507), store.StoreFullError),
-        (Stub(400, "<Error><Code>XMinioStorageFull</Code></Error>"), store.StoreFullError),
-        (Stub(500), store.StoreUnavailableError),
-        (Stub(404, "<Error><Code>NoSuchBucket</Code></Error>"), store.StoreUnavailableError),
-        (Stub(200, "not xml"), store.StoreUnavailableError),
+        (Stub(507), ports.StoreFullError),
+        (Stub(400, "<Error><Code>XMinioStorageFull</Code></Error>"), ports.StoreFullError),
+        (Stub(500), ports.StoreUnavailableError),
+        (Stub(404, "<Error><Code>NoSuchBucket</Code></Error>"), ports.StoreUnavailableError),
+        (Stub(200, "not xml"), ports.StoreUnavailableError),
     ],
 )
 async def test_a_store_that_refuses_to_store_says_why(
-    s3: S3Server, stub: Stub, error: type[store.StoreError]
+    s3: S3Server, stub: Stub, error: type[ports.StoreError]
 ) -> None:
     async with stub as endpoint:
         used = open_s3(s3.settings(), endpoint=endpoint)
@@ -165,8 +166,8 @@ async def test_a_store_that_refuses_to_store_says_why(
 async def test_what_could_not_be_copied_in_one_piece_is_not_taken(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_remote, "COPY_MAX_BYTES", 10)
-    with pytest.raises(store.TooLargeError):
+    monkeypatch.setattr(blobs, "COPY_MAX_BYTES", 10)
+    with pytest.raises(ports.TooLargeError):
         await open_s3(s3.settings()).stage(one(bytes(11)), limit_bytes=1 << 40)
 
 
@@ -178,8 +179,8 @@ async def test_other_clouds_are_configured_without_a_request(kind: str) -> None:
         store_access_key_id=SecretStr("account"),
         store_secret_access_key=None if kind == "gcs" else SecretStr("c2VjcmV0"),
     )
-    used = store.open_store(settings)
-    assert isinstance(used, store_remote.RemoteStore)
+    used = stores.open_store(settings)
+    assert isinstance(used, blobs.RemoteStore)
     assert used.local_path(TENANT, digests.of(b"")) is None
     await used.close()
 

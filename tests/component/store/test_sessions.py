@@ -19,15 +19,20 @@ import pytest
 from obstore.store import LocalStore as Folder
 from obstore.store import ObjectStore
 
-from manifestry.adapters import session_files, sessions, sessions_local, sessions_remote, store
-from manifestry.adapters.sessions_port import Sessions
-from manifestry.core import blobkeys, digests, uploads
+from manifestry.adapters.store import ports, session_ports, sessions, stores
+from manifestry.adapters.store.local import session_files
+from manifestry.adapters.store.local import sessions as local_sessions
+from manifestry.adapters.store.remote import sessions as remote_sessions
+from manifestry.adapters.store.session_ports import Sessions
+from manifestry.core.artifacts import uploads
+from manifestry.core.blobs import digests
+from manifestry.core.blobs import keys as blob_keys
 from manifestry.settings import StoreSettings
-from tests.component import sessions_child
+from tests.component.store import sessions_child
 from tests.seaweed.server import S3Server
 
 MIB = 1 << 20
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CHILD = Path(__file__).with_name("sessions_child.py")
 
 
@@ -36,7 +41,7 @@ class Place:
     """A store's sessions, and how to look behind them."""
 
     sessions: Sessions
-    store: store.Store
+    store: ports.Store
     settings: Mapping[str, str]
     behind: ObjectStore
 
@@ -77,7 +82,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         server: S3Server = request.getfixturevalue("s3")
         settings, behind = server.settings(), server.store()
     parsed = StoreSettings.from_mapping(settings)
-    objects = store.open_store(parsed)
+    objects = stores.open_store(parsed)
     used = sessions.open_sessions(parsed, objects)
     yield Place(used, objects, settings, behind)
     await used.close()
@@ -119,7 +124,7 @@ async def test_a_wrong_offset_changes_nothing(place: Place, tenant: str) -> None
     session = await place.begin(tenant)
     await place.append(session, 0, b"hello")
     for offset in (0, 4, 6):
-        with pytest.raises(sessions.OffsetError):
+        with pytest.raises(session_ports.OffsetError):
             await place.append(session, offset, b"x")
     assert await place.offset(session) == 5
     assert (await place.sessions.seal(session)).digest == digests.of(b"hello")
@@ -136,7 +141,7 @@ async def test_a_replayed_append_does_not_cross_the_ones_after_it(place: Place, 
         len(first),
         len(first) + 1,
     ):  # inside of pieces and between them
-        with pytest.raises(sessions.OffsetError):
+        with pytest.raises(session_ports.OffsetError):
             await place.another().append(session, offset, chunks(first), limit_bytes=len(first))
     assert (await place.sessions.seal(session)).digest == digests.of(first + second)
 
@@ -145,7 +150,7 @@ async def test_nothing_is_appended_to_a_session_that_is_gone(place: Place, tenan
     session = await place.begin(tenant)
     await place.append(session, 0, b"hello")
     await place.sessions.abort(session)
-    with pytest.raises(sessions.SessionNotFoundError):
+    with pytest.raises(session_ports.SessionNotFoundError):
         await place.append(session, 5, b"more")
     assert [key for key in place.keys("uploads") if session.session_id in key] == []
 
@@ -167,7 +172,7 @@ async def test_of_many_at_one_offset_exactly_one_wins(place: Place, tenant: str)
         lost = [result for result in results if not isinstance(result, int)]
         # Locally whoever loses the first mebibyte is out; the winner of that goes on alone.
         assert len(won) == 1
-        assert all(isinstance(result, sessions.OffsetError) for result in lost), lost
+        assert all(isinstance(result, session_ports.OffsetError) for result in lost), lost
         data += won[0]
         assert await place.offset(session) == len(data)
     assert (await place.sessions.seal(session)).digest == digests.of(data)
@@ -177,7 +182,7 @@ async def test_of_many_at_one_offset_exactly_one_wins(place: Place, tenant: str)
 
 async def test_more_than_allowed_is_refused(place: Place, tenant: str) -> None:
     session = await place.begin(tenant)
-    with pytest.raises(store.TooLargeError):
+    with pytest.raises(ports.TooLargeError):
         await place.sessions.append(session, 0, chunks(bytes(101)), limit_bytes=100)
     assert await place.offset(session) == 0
 
@@ -235,8 +240,8 @@ async def test_memory_is_bounded(place: Place, tenant: str) -> None:
     said = json.loads(done.stdout)
     print(said)
     assert said["end"] == said["size"] == 272 * MIB
-    is_local = isinstance(place.sessions, sessions_local.LocalSessions)
-    module: Any = sessions_local if is_local else sessions_remote
+    is_local = isinstance(place.sessions, local_sessions.LocalSessions)
+    module: Any = local_sessions if is_local else remote_sessions
     slack = 8  # the allocator's own
     assert said["appended_mib"] * MIB <= module.UPLOAD_BOUND_BYTES + slack * MIB
     assert said["sealed_mib"] <= 64
@@ -245,13 +250,13 @@ async def test_memory_is_bounded(place: Place, tenant: str) -> None:
 async def test_the_limit_is_exact(place: Place, tenant: str) -> None:
     replicas = [place.another() for _ in range(4)]
 
-    async def begin(replica: sessions.Sessions) -> uploads.Session:
+    async def begin(replica: session_ports.Sessions) -> uploads.Session:
         wanted = uploads.Session(str(uuid.uuid4()), tenant, "team", "a", "u")
         return await replica.create(wanted, limit=5)
 
     results = await asyncio.gather(*(begin(replica) for replica in replicas * 5), return_exceptions=True)
     begun = [result for result in results if isinstance(result, uploads.Session)]
-    refused = [result for result in results if isinstance(result, sessions.SessionLimitError)]
+    refused = [result for result in results if isinstance(result, session_ports.SessionLimitError)]
     assert (len(begun), len(refused)) == (5, 15), results
     assert {error.sessions for error in refused} == {5}
     assert sorted(session.slot for session in begun) == list(range(5))
@@ -262,9 +267,9 @@ async def test_the_limit_is_exact(place: Place, tenant: str) -> None:
     await place.sessions.finish(begun[0])
     assert (await place.begin(tenant, limit=5)).slot == begun[0].slot
     await place.sessions.abort(begun[0])  # whose slot has gone to somebody else
-    with pytest.raises(sessions.SessionLimitError):
+    with pytest.raises(session_ports.SessionLimitError):
         await place.begin(tenant, limit=5)
-    with pytest.raises(sessions.SessionLimitError):
+    with pytest.raises(session_ports.SessionLimitError):
         await place.begin(tenant, limit=2)
     for replica in replicas:
         await replica.close()
@@ -279,7 +284,7 @@ async def test_an_aborted_session_leaves_nothing(place: Place, tenant: str) -> N
         await place.sessions.abort(session)
     assert await place.sessions.head(session.session_id) is None
     assert place.keys() == before
-    with pytest.raises(store.StoreError):
+    with pytest.raises(ports.StoreError):
         await place.sessions.seal(session)
 
 
@@ -291,12 +296,12 @@ async def test_a_seal_is_made_once_and_takes_no_more(place: Place, tenant: str) 
     found = await place.sessions.head(session.session_id)
     assert found is not None
     assert found.seal == tuple(staged)
-    with pytest.raises(sessions.OffsetError):  # also when the facade has not seen the seal
+    with pytest.raises(session_ports.OffsetError):  # also when the facade has not seen the seal
         await place.append(session, 5, b"more")
     assert await place.offset(session) == 5
     blob = await place.store.publish(tenant, staged)
     assert await place.sessions.seal(session) == staged  # whoever did not hear of it
-    assert await place.store.publish(tenant, staged) == blob == store.Blob(digests.of(b"hello"), 5)
+    assert await place.store.publish(tenant, staged) == blob == ports.Blob(digests.of(b"hello"), 5)
 
 
 async def test_a_stale_seal_is_made_again_from_the_pieces(
@@ -305,7 +310,7 @@ async def test_a_stale_seal_is_made_again_from_the_pieces(
     session = await place.begin(tenant)
     await place.append(session, 0, b"hello")
     staged = await place.sessions.seal(session)
-    if isinstance(place.sessions, sessions_local.LocalSessions):
+    if isinstance(place.sessions, local_sessions.LocalSessions):
         return  # there the staged bytes are the session's own
     await place.store.discard(staged)  # what the collector does with it after an hour
     monkeypatch.setattr(uploads, "RESEAL_AFTER", timedelta())
@@ -320,12 +325,12 @@ async def test_what_came_in_one_piece_is_not_sent_to_a_bucket_again(
     session, data = await place.begin(tenant), random.randbytes(5 * MIB + 1)
     await place.append(session, 0, data)
 
-    async def refuse(*_: object, **__: object) -> store.Staged:
+    async def refuse(*_: object, **__: object) -> ports.Staged:
         raise AssertionError("the bytes are there already")
 
     monkeypatch.setattr(place.store, "stage", refuse)
     blob = await place.store.publish(tenant, await place.sessions.seal(session))
-    assert blob == store.Blob(digests.of(data), len(data))
+    assert blob == ports.Blob(digests.of(data), len(data))
     assert await place.store.read(tenant, blob.digest, limit_bytes=len(data)) == data
 
 
@@ -334,7 +339,7 @@ async def test_no_session_is_none(place: Place, tenant: str) -> None:
     staged = await place.store.stage(chunks(b"plain"), limit_bytes=5)
     assert await place.sessions.head(staged.upload_id) is None
     for text in ("", "..", "x" * 36):
-        with pytest.raises(blobkeys.KeyPartError):
+        with pytest.raises(blob_keys.KeyPartError):
             await place.sessions.head(text)
     await place.store.discard(staged)
 
@@ -394,7 +399,7 @@ async def test_slots_without_a_session_are_freed_after_a_while(place: Place, ten
 async def test_a_session_that_cannot_be_recorded_takes_no_slot(
     place: Place, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if isinstance(place.sessions, sessions_local.LocalSessions):
+    if isinstance(place.sessions, local_sessions.LocalSessions):
 
         def fail(*_: object) -> None:
             raise OSError(28, "no space left on device")
@@ -403,24 +408,24 @@ async def test_a_session_that_cannot_be_recorded_takes_no_slot(
     else:
 
         async def refuse(*_: object) -> None:
-            raise store.StoreFullError("full")
+            raise ports.StoreFullError("full")
 
         monkeypatch.setattr(place.sessions, "_put", refuse)
-    with pytest.raises(store.StoreFullError):
+    with pytest.raises(ports.StoreFullError):
         await place.begin(tenant)
     assert place.keys(f"sessions/{tenant}") == []
 
 
 async def test_a_published_file_is_never_appended_to(tmp_path: Path, tenant: str) -> None:
     parsed = StoreSettings(store_path=str(tmp_path))
-    objects = store.open_store(parsed)
+    objects = stores.open_store(parsed)
     used = sessions.open_sessions(parsed, objects)
     session = await used.create(uploads.Session(str(uuid.uuid4()), tenant, "t", "a", "u"), limit=1)
     await used.append(session, 0, chunks(b"hello"), limit_bytes=5)
     late = session_files.Parts(tmp_path, session.session_id)
     late.open()  # as a request does whose client pauses here
     blob = await objects.publish(tenant, await used.seal(session))
-    with pytest.raises(sessions.OffsetError):
+    with pytest.raises(session_ports.OffsetError):
         late.write(5, b"more")
     late.close()
     late.close()
@@ -432,7 +437,7 @@ async def test_a_published_file_is_never_appended_to(tmp_path: Path, tenant: str
 async def test_a_full_disk_keeps_what_it_took(
     tmp_path: Path, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used = sessions_local.LocalSessions(tmp_path, timeout_seconds=5)
+    used = local_sessions.LocalSessions(tmp_path, timeout_seconds=5)
     session = await used.create(uploads.Session(str(uuid.uuid4()), tenant, "t", "a", "u"), limit=1)
     write: Callable[..., int] = os.pwrite
     budget = [3]
@@ -446,7 +451,7 @@ async def test_a_full_disk_keeps_what_it_took(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", filling)
-        with pytest.raises(store.StoreFullError):
+        with pytest.raises(ports.StoreFullError):
             await used.append(session, 0, chunks(b"hello"), limit_bytes=5)
     found = await used.head(session.session_id)
     assert found is not None
@@ -459,7 +464,7 @@ async def test_a_full_disk_keeps_what_it_took(
 async def test_a_hung_disk_is_unavailable_within_the_timeout(
     tmp_path: Path, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used = sessions_local.LocalSessions(tmp_path, timeout_seconds=0.5)
+    used = local_sessions.LocalSessions(tmp_path, timeout_seconds=0.5)
     session = await used.create(uploads.Session(str(uuid.uuid4()), tenant, "t", "a", "u"), limit=1)
     sync: Callable[[int], None] = os.fdatasync
 
@@ -470,7 +475,7 @@ async def test_a_hung_disk_is_unavailable_within_the_timeout(
     with monkeypatch.context() as patched:
         patched.setattr(os, "fdatasync", hang)
         started = time.monotonic()
-        with pytest.raises(store.StoreUnavailableError):
+        with pytest.raises(ports.StoreUnavailableError):
             await used.append(session, 0, chunks(b"hello"), limit_bytes=5)
         assert time.monotonic() - started < 3
     await asyncio.sleep(1.2)

@@ -19,8 +19,11 @@ import pytest
 from obstore.store import LocalStore as Folder
 from obstore.store import ObjectStore
 
-from manifestry.adapters import store, store_local, store_remote
-from manifestry.core import blobkeys, digests
+from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store.local import blobs as local_blobs
+from manifestry.adapters.store.remote import blobs as remote_blobs
+from manifestry.core.blobs import digests
+from manifestry.core.blobs import keys as blob_keys
 from manifestry.settings import StoreSettings
 from tests.seaweed.server import S3Server
 
@@ -32,7 +35,7 @@ CHILD = Path(__file__).with_name("store_child.py")
 class Place:
     """A store, and how to look behind it."""
 
-    store: store.Store
+    store: ports.Store
     settings: Mapping[str, str]
     behind: ObjectStore
 
@@ -49,7 +52,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "s3":
         server: S3Server = request.getfixturevalue("s3")
         settings, behind = server.settings(), server.store()
-    opened = store.open_store(StoreSettings.from_mapping(settings))
+    opened = stores.open_store(StoreSettings.from_mapping(settings))
     yield Place(opened, settings, behind)
     await opened.close()
 
@@ -64,11 +67,11 @@ async def chunks(data: bytes, size: int = 64 << 10) -> AsyncIterator[bytes]:
         yield data[start : start + size]
 
 
-async def received(used: store.Store, tenant: str, digest: str, **asked: int) -> bytes:
+async def received(used: ports.Store, tenant: str, digest: str, **asked: int) -> bytes:
     return b"".join([bytes(view) async for view in used.stream(tenant, digest, **asked)])
 
 
-async def published(used: store.Store, tenant: str, data: bytes) -> store.Blob:
+async def published(used: ports.Store, tenant: str, data: bytes) -> ports.Blob:
     return await used.publish(tenant, await used.stage(chunks(data), limit_bytes=len(data)))
 
 
@@ -79,10 +82,10 @@ async def test_bytes_come_back_under_their_digest(place: Place, tenant: str, siz
     assert (staged.digest, staged.size_bytes) == (digests.of(data), size)
     assert await place.store.head(tenant, staged.digest) is None
     blob = await place.store.publish(tenant, staged)
-    assert blob == store.Blob(digests.of(data), size) == await place.store.head(tenant, blob.digest)
+    assert blob == ports.Blob(digests.of(data), size) == await place.store.head(tenant, blob.digest)
     assert await received(place.store, tenant, blob.digest) == data
     assert await place.store.read(tenant, blob.digest, limit_bytes=size) == data
-    assert blobkeys.upload(staged.upload_id) not in place.keys("uploads/")
+    assert blob_keys.upload(staged.upload_id) not in place.keys("uploads/")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +103,7 @@ async def test_any_range_can_be_read(place: Place, tenant: str, offset: int, cou
 async def test_a_range_beyond_the_end_is_never_filled_up(place: Place, tenant: str) -> None:
     blob = await published(place.store, tenant, b"hello")
     for offset, count in ((0, 6), (5, 1), (9, 1)):
-        with pytest.raises(store.StoreError):
+        with pytest.raises(ports.StoreError):
             await received(place.store, tenant, blob.digest, offset=offset, count=count)
 
 
@@ -115,11 +118,11 @@ async def test_a_reader_may_stop_at_any_time(place: Place, tenant: str) -> None:
 async def test_a_missing_blob_is_said_to_be_missing(place: Place, tenant: str) -> None:
     absent = digests.of(b"absent")
     assert await place.store.head(tenant, absent) is None
-    with pytest.raises(store.BlobNotFoundError):
+    with pytest.raises(ports.BlobNotFoundError):
         await place.store.read(tenant, absent, limit_bytes=1)
-    with pytest.raises(store.BlobNotFoundError):
+    with pytest.raises(ports.BlobNotFoundError):
         await received(place.store, tenant, absent)
-    with pytest.raises(store.BlobNotFoundError):
+    with pytest.raises(ports.BlobNotFoundError):
         await received(place.store, tenant, absent, offset=0, count=1)
     await place.store.delete(tenant, absent)
 
@@ -139,7 +142,7 @@ async def test_a_key_is_never_built_from_anything_else(place: Place, tenant: str
 async def test_more_than_allowed_is_refused_and_leaves_nothing(place: Place) -> None:
     before = place.keys("uploads/")
     for size in (11, 3 * MIB, 14 * MIB):
-        with pytest.raises(store.TooLargeError):
+        with pytest.raises(ports.TooLargeError):
             await place.store.stage(chunks(bytes(size)), limit_bytes=size - 1)
     assert place.keys("uploads/") == before
 
@@ -175,8 +178,8 @@ async def test_staged_bytes_can_be_discarded_twice(place: Place, tenant: str) ->
     staged = await place.store.stage(chunks(b"hello"), limit_bytes=5)
     await place.store.discard(staged)
     await place.store.discard(staged)
-    assert blobkeys.upload(staged.upload_id) not in place.keys("uploads/")
-    with pytest.raises(store.BlobNotFoundError):
+    assert blob_keys.upload(staged.upload_id) not in place.keys("uploads/")
+    with pytest.raises(ports.BlobNotFoundError):
         await place.store.publish(tenant, staged)
     assert await place.store.head(tenant, staged.digest) is None
 
@@ -192,38 +195,38 @@ async def test_publishing_and_deleting_are_safe_to_repeat(place: Place, tenant: 
 async def test_sixteen_publish_the_same_bytes_at_once(place: Place, tenant: str) -> None:
     data = random.randbytes(2 * MIB + 5)
     blobs = await asyncio.gather(*(published(place.store, tenant, data) for _ in range(16)))
-    assert set(blobs) == {store.Blob(digests.of(data), len(data))}
-    assert place.keys(blobkeys.tenant(tenant)) == [blobkeys.blob(tenant, digests.of(data))]
+    assert set(blobs) == {ports.Blob(digests.of(data), len(data))}
+    assert place.keys(blob_keys.tenant(tenant)) == [blob_keys.blob(tenant, digests.of(data))]
     assert await received(place.store, tenant, digests.of(data)) == data
 
 
 async def test_sixteen_put_the_same_bytes_at_once(place: Place, tenant: str) -> None:
     blobs = await asyncio.gather(*(place.store.put(tenant, b"same") for _ in range(16)))
     assert len(set(blobs)) == 1
-    assert len(place.keys(blobkeys.tenant(tenant))) == 1
+    assert len(place.keys(blob_keys.tenant(tenant))) == 1
 
 
 async def test_put_is_for_small_bytes(place: Place, tenant: str) -> None:
-    with pytest.raises(store.TooLargeError):
-        await place.store.put(tenant, bytes(store.PUT_MAX_BYTES + 1))
-    assert place.keys(blobkeys.tenant(tenant)) == []
+    with pytest.raises(ports.TooLargeError):
+        await place.store.put(tenant, bytes(ports.PUT_MAX_BYTES + 1))
+    assert place.keys(blob_keys.tenant(tenant)) == []
 
 
 async def test_a_small_read_has_a_limit(place: Place, tenant: str) -> None:
     blob = await place.store.put(tenant, b"hello")
-    with pytest.raises(store.TooLargeError):
+    with pytest.raises(ports.TooLargeError):
         await place.store.read(tenant, blob.digest, limit_bytes=4)
 
 
 async def test_damage_is_found_on_reading_and_healed_by_publishing_again(place: Place, tenant: str) -> None:
     blob = await place.store.put(tenant, b"hello")
-    place.write(blobkeys.blob(tenant, blob.digest), b"hellO")
-    with pytest.raises(store.BlobDamagedError):
+    place.write(blob_keys.blob(tenant, blob.digest), b"hellO")
+    with pytest.raises(ports.BlobDamagedError):
         await place.store.read(tenant, blob.digest, limit_bytes=5)
-    place.write(blobkeys.blob(tenant, blob.digest), b"hell")
+    place.write(blob_keys.blob(tenant, blob.digest), b"hell")
     assert await place.store.put(tenant, b"hello") == blob
     assert await place.store.read(tenant, blob.digest, limit_bytes=5) == b"hello"
-    place.write(blobkeys.blob(tenant, blob.digest), b"")
+    place.write(blob_keys.blob(tenant, blob.digest), b"")
     assert await published(place.store, tenant, b"hello") == blob
     assert await place.store.read(tenant, blob.digest, limit_bytes=5) == b"hello"
 
@@ -236,7 +239,7 @@ async def test_a_canary_leaves_nothing(place: Place) -> None:
 async def test_only_a_local_store_has_a_path(place: Place, tenant: str) -> None:
     blob = await place.store.put(tenant, b"hello")
     path = place.store.local_path(tenant, blob.digest)
-    if isinstance(place.store, store_local.LocalStore):
+    if isinstance(place.store, local_blobs.LocalStore):
         assert path is not None
         assert path.read_bytes() == b"hello"
     else:
@@ -259,7 +262,7 @@ async def test_a_kill_between_stage_and_publish_leaves_nothing_visible(place: Pl
     (line,) = said(process)
     assert process.returncode == -9
     assert await place.store.head(tenant, str(line["digest"])) is None
-    assert place.keys(blobkeys.tenant(tenant)) == []
+    assert place.keys(blob_keys.tenant(tenant)) == []
 
 
 async def test_a_kill_at_any_time_leaves_whole_blobs_only(place: Place, tenant: str) -> None:
@@ -272,7 +275,7 @@ async def test_a_kill_at_any_time_leaves_whole_blobs_only(place: Place, tenant: 
         process.kill()
         acknowledged |= {str(line["digest"]) for line in said(process)}
     visible = {
-        parsed[1] for key in place.keys(blobkeys.tenant(tenant)) if (parsed := blobkeys.parse_blob(key))
+        parsed[1] for key in place.keys(blob_keys.tenant(tenant)) if (parsed := blob_keys.parse_blob(key))
     }
     assert acknowledged
     assert acknowledged <= visible
@@ -282,8 +285,8 @@ async def test_a_kill_at_any_time_leaves_whole_blobs_only(place: Place, tenant: 
 
 async def test_memory_stays_bounded_while_256_mib_pass(place: Place, tenant: str) -> None:
     (line,) = said(child(place, "measure", tenant))
-    remote = isinstance(place.store, store_remote.RemoteStore)
-    module = store_remote if remote else store_local
+    remote = isinstance(place.store, remote_blobs.RemoteStore)
+    module = remote_blobs if remote else local_blobs
     bound = (module.UPLOAD_BOUND_BYTES + module.DOWNLOAD_BOUND_BYTES) / MIB
     sys.stdout.write(f"rise of the peak in MiB: {line}, bound {bound}\n")
     assert line["received"] == 256 * MIB

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from manifestry.adapters import cluster
+from manifestry.adapters.kube import cluster
 
 Answer = Callable[[web.Request], Any]
 

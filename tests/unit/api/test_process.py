@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from manifestry import settings
-from manifestry.adapters import cluster
-from manifestry_api import __main__, loglines, secretwatches, server, webhook_tls
+from manifestry.adapters.kube import apierrors, watchevents
+from manifestry_api import __main__, loglines, server
+from manifestry_api.webhook import secretwatches, tls
 from tests.controlplane.certificates import Authority
 
 
@@ -27,7 +28,7 @@ class Kubernetes:
 
     def __init__(self) -> None:
         self.listed: list[Any] = []
-        self.events: asyncio.Queue[cluster.WatchEvent] = asyncio.Queue()
+        self.events: asyncio.Queue[watchevents.WatchEvent] = asyncio.Queue()
         self.error: Exception | None = None
 
     async def list(self, *_args: Any, field_selector: str, **_kwargs: Any) -> tuple[list[Any], str]:
@@ -36,13 +37,13 @@ class Kubernetes:
             raise self.error
         return self.listed, "1"
 
-    async def watch(self, *_args: Any, **_kwargs: Any) -> AsyncIterator[cluster.WatchEvent]:
+    async def watch(self, *_args: Any, **_kwargs: Any) -> AsyncIterator[watchevents.WatchEvent]:
         while True:
             yield await self.events.get()
 
 
-def loader(kubernetes: Kubernetes | None = None) -> webhook_tls.CertificateLoader:
-    return webhook_tls.CertificateLoader(kubernetes or Kubernetes(), "tls", "ns")  # type: ignore[arg-type]
+def loader(kubernetes: Kubernetes | None = None) -> tls.CertificateLoader:
+    return tls.CertificateLoader(kubernetes or Kubernetes(), "tls", "ns")  # type: ignore[arg-type]
 
 
 async def served_name(context: ssl.SSLContext, authority: Authority, name: str) -> bool:
@@ -96,8 +97,8 @@ async def test_the_secret_is_followed_from_its_absence_on() -> None:
     subject = loader(kubernetes)
     running = asyncio.create_task(subject.run())
     await asyncio.sleep(0.01)
-    kubernetes.events.put_nowait(cluster.WatchEvent("BOOKMARK", {}))
-    kubernetes.events.put_nowait(cluster.WatchEvent("ADDED", secret(Authority())))
+    kubernetes.events.put_nowait(watchevents.WatchEvent("BOOKMARK", {}))
+    kubernetes.events.put_nowait(watchevents.WatchEvent("ADDED", secret(Authority())))
     async with asyncio.timeout(2):
         await subject.loaded.wait()
     running.cancel()
@@ -106,7 +107,7 @@ async def test_the_secret_is_followed_from_its_absence_on() -> None:
 async def test_a_secret_that_may_not_be_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secretwatches, "POLL_SECONDS", 0.01)
     kubernetes = Kubernetes()
-    kubernetes.error = cluster.ForbiddenError(403, "Forbidden", "no")
+    kubernetes.error = apierrors.ForbiddenError(403, "Forbidden", "no")
     subject = loader(kubernetes)
     running = asyncio.create_task(subject.run())
     await asyncio.sleep(0.05)

@@ -9,10 +9,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from manifestry.adapters import reservations
-from manifestry.core import identities
+from manifestry.adapters.quota import reservations
+from manifestry.core.access import identities
 from manifestry.settings import ApiSettings
-from manifestry_api import app, deps, gates, identity, limits, telemetry, tenants
+from manifestry_api import app
+from manifestry_api.access import identity, tenants
+from manifestry_api.guard import deps, gates, limits
+from manifestry_api.request import telemetry
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 CI = "system:serviceaccount:ns-acme:ci"

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from manifestry import settings
-from manifestry.adapters import apierrors, queues
-from manifestry.adapters.ledgers import Ledgers
-from manifestry.core import names
-from manifestry.handlers import caches
-from manifestry.handlers.registry import Context
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.queues import queues
+from manifestry.adapters.quota.ledgers import Ledgers
+from manifestry.core.kube import names
+from manifestry.handlers.runtime import caches
+from manifestry.handlers.runtime.registry import Context
 from tests.unit.adapters.fakeclock import FakeClock
 
 NAMESPACE, TENANT, TYPE = "ns", "acme", "render"

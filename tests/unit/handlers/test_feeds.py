@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.adapters import ledgers, queues
-from manifestry.core import names
-from manifestry.handlers import caches, feeds, keys, shell
+from manifestry.adapters.queues import queues
+from manifestry.adapters.quota import ledgers
+from manifestry.core.kube import names
+from manifestry.handlers import feeds, shell
+from manifestry.handlers.runtime import caches, keys
 
 
 def item(name: Any = "x", namespace: Any = "ns", version: str = "1", **labels: str) -> dict[str, Any]:

@@ -13,13 +13,19 @@ from typing import Any, cast
 
 import pytest
 
-from manifestry.adapters import apierrors, queues
-from manifestry.adapters.ledgerbooks import LedgerError
-from manifestry.adapters.ledgers import Ledgers
-from manifestry.core import batchjobs, jobs, ledgers, names, quotas
-from manifestry.handlers import caches, feeds, jobtypes, namespaces, registry
-from manifestry.handlers import jobs as job_handler
-from manifestry.handlers import ledgers as ledger_handler
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.queues import queues
+from manifestry.adapters.quota.books import LedgerError
+from manifestry.adapters.quota.ledgers import Ledgers
+from manifestry.core.jobs import batchjobs
+from manifestry.core.jobs import steps as job_steps
+from manifestry.core.kube import names
+from manifestry.core.quota import ledgers, quotas
+from manifestry.handlers import feeds
+from manifestry.handlers.jobs import reconciler as job_handler
+from manifestry.handlers.quota import jobtypes
+from manifestry.handlers.quota import ledgers as ledger_handler
+from manifestry.handlers.runtime import caches, namespaces, registry
 from tests.unit.handlers.fakeapi import NAMESPACE, TYPE, World, stamp
 
 HANDLERS = cast("tuple[registry.Handler, ...]", (job_handler, ledger_handler, jobtypes, namespaces))
@@ -210,7 +216,7 @@ async def test_every_job_ends_and_every_slot_is_given_back(seed: int) -> None:
     async with asyncio.timeout(60):
         await life.live(600)
         await life.settle()
-    left = [body["metadata"]["name"] for body in life.stored(names.JOBS) if not jobs.is_terminal(body)]
+    left = [body["metadata"]["name"] for body in life.stored(names.JOBS) if not job_steps.is_terminal(body)]
     assert left == []
     assert life.world.holders() == {}
     assert [batch for batch in life.stored(names.BATCH_JOBS) if not batchjobs.is_finished(batch)] == []

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from manifestry.adapters import health, metrics
+from manifestry.adapters.telemetry import health, metrics
 from manifestry.handlers import probes, shell
 from tests.unit.adapters.fakeclock import FakeClock
 

@@ -8,9 +8,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from manifestry import settings
-from manifestry.adapters import apierrors, metrics, queues
-from manifestry.core import names
-from manifestry.handlers import caches, resyncs
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.queues import queues
+from manifestry.adapters.telemetry import metrics
+from manifestry.core.kube import names
+from manifestry.handlers import resyncs
+from manifestry.handlers.runtime import caches
 from tests.unit.adapters.fakeclock import FakeClock
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from manifestry.core import names
+from manifestry.core.kube import names
 from manifestry.handlers import shell
 
 

@@ -15,18 +15,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from manifestry.adapters import store
-from manifestry.adapters.storage_metrics import METRICS
-from manifestry.core import fetches
-from manifestry.core.addresses import Policy
-from manifestry.core.fetches import Admit, FetchError, Head, Order
-from manifestry.core.urls import Target
+from manifestry.adapters.store import ports
+from manifestry.adapters.telemetry.storage_metrics import METRICS
+from manifestry.core.artifacts import fetches
+from manifestry.core.artifacts.addresses import Policy
+from manifestry.core.artifacts.fetches import FetchError, Head, Order
+from manifestry.core.artifacts.urls import Target
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +38,23 @@ USER_AGENT: Final = "manifestry/0.1.0"
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _NO_SUCH_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+
+
+class Admit(Protocol):
+    """Charges bytes to the tenant's quota before they are accepted."""
+
+    async def __call__(self, size_bytes: int, *, is_whole: bool) -> None:
+        """Make sure that the first `size_bytes` of a payload are charged; `is_whole`: there are no more.
+
+        Raises:
+            NoRoomError: they must not be accepted.
+            FetchError: it is not known at present.
+        """
+
+
+async def unlimited(size_bytes: int, *, is_whole: bool) -> None:
+    """Admit everything: no quota is kept."""
+    del size_bytes, is_whole
 
 
 @dataclass(frozen=True)
@@ -156,9 +173,7 @@ class Fetcher:
         self._bounds = bounds
         self._resolve = resolve or SystemResolver()
 
-    async def fetch(
-        self, order: Order, into: store.Store, admit: Admit = fetches.unlimited
-    ) -> fetches.Fetched:
+    async def fetch(self, order: Order, into: ports.Store, admit: Admit = unlimited) -> fetches.Fetched:
         """Return where the bytes are staged.
 
         Args:
@@ -183,7 +198,7 @@ class Fetcher:
             raise fetches.unavailable("the fetch takes too long") from None
 
     async def _stage(
-        self, order: Order, head: Head, answer: aiohttp.ClientResponse, into: store.Store, admit: Admit
+        self, order: Order, head: Head, answer: aiohttp.ClientResponse, into: ports.Store, admit: Admit
     ) -> fetches.Fetched:
         limit_bytes = fetches.accept(head, order, self._bounds.max_bytes)
         if head.length is not None:
@@ -194,9 +209,9 @@ class Fetcher:
                 contextlib.aclosing(_admitted(chunks, admit, limit_bytes)) as admitted,
             ):
                 staged = await into.stage(admitted, limit_bytes=limit_bytes)
-        except store.TooLargeError:
+        except ports.TooLargeError:
             raise FetchError(fetches.over(order, self._bounds.max_bytes)) from None
-        except store.StoreError as error:
+        except ports.StoreError as error:
             raise FetchError(fetches.Failure("StoreUnavailable", str(error), "soon")) from error
         return fetches.Fetched(*staged)
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, assert_never
 
 from manifestry.adapters import clock as clocks
-from manifestry.adapters import store
-from manifestry.adapters.storage_metrics import METRICS
-from manifestry.core import fetches
-from manifestry.core.fetches import (
-    Admit,
+from manifestry.adapters.fetching.fetches import Admit
+from manifestry.adapters.store import ports
+from manifestry.adapters.telemetry.storage_metrics import METRICS
+from manifestry.core.artifacts import fetches
+from manifestry.core.artifacts.fetches import (
     Failure,
     Fetched,
     FetchError,
@@ -40,7 +40,7 @@ Wake = Callable[[str, str], None]
 class Fetch(Protocol):
     """What makes one download; see `fetches.Fetcher`."""
 
-    async def fetch(self, order: Order, into: store.Store, admit: Admit) -> Fetched:
+    async def fetch(self, order: Order, into: ports.Store, admit: Admit) -> Fetched:
         """Return where the bytes are staged, each admitted before it was accepted.
 
         Raises:
@@ -139,7 +139,7 @@ class FetchQueue:
     """
 
     def __init__(
-        self, fetch: Fetch, into: store.Store, *, slots: int, wake: Wake, clock: clocks.Clock | None = None
+        self, fetch: Fetch, into: ports.Store, *, slots: int, wake: Wake, clock: clocks.Clock | None = None
     ) -> None:
         self._fetch = fetch
         self._store = into
@@ -305,8 +305,8 @@ class FetchQueue:
             return Failure("SourceUnavailable", "the fetch failed unexpectedly", "soon")
 
     async def _discard(self, fetched: Fetched) -> None:
-        with contextlib.suppress(store.StoreError):
-            await self._store.discard(store.Staged(fetched.upload_id, fetched.digest, fetched.size_bytes))
+        with contextlib.suppress(ports.StoreError):
+            await self._store.discard(ports.Staged(fetched.upload_id, fetched.digest, fetched.size_bytes))
 
 
 def _reason(outcome: Fetched | Failure | NoRoom) -> str:

@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 
 import aiohttp
 
-from manifestry.adapters import apierrors, kubeconfigs, transport, watchevents
-from manifestry.adapters.apierrors import (
+from manifestry.adapters.kube import apierrors, kubeconfigs, transport, watchevents
+from manifestry.adapters.kube.apierrors import (
     AlreadyExistsError,
     ApiError,
     ConflictError,
@@ -22,9 +22,9 @@ from manifestry.adapters.apierrors import (
     UnauthorizedError,
     UnavailableError,
 )
-from manifestry.adapters.transport import Observer, OversizeError
-from manifestry.adapters.watchevents import WatchEvent
-from manifestry.core import names
+from manifestry.adapters.kube.transport import Observer, OversizeError
+from manifestry.adapters.kube.watchevents import WatchEvent
+from manifestry.core.kube import names
 
 __all__ = [
     "AlreadyExistsError",

@@ -6,9 +6,9 @@ import socket
 import uuid
 from typing import Any
 
-from manifestry.adapters import apierrors, cluster, retries
 from manifestry.adapters import clock as clocks
-from manifestry.core import leases, names
+from manifestry.adapters.kube import apierrors, cluster, retries
+from manifestry.core.kube import leases, names
 
 _logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import aiohttp
 from multidict import CIMultiDict
 from opentelemetry import trace
 
-from manifestry.adapters import apierrors, kubeconfigs, retries
-from manifestry.core import traceparents
+from manifestry.adapters.kube import apierrors, kubeconfigs, retries
+from manifestry.core.kube import traceparents
 
 MAX_BODY_BYTES = 64 << 20  # a page of 500 objects at etcd's 1.5 MB limit would be more; ours are ~3 KB
 MAX_ERROR_BYTES = 64 << 10

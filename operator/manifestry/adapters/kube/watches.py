@@ -8,8 +8,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from manifestry.adapters import apierrors, cluster, retries
-from manifestry.core import names
+from manifestry.adapters.kube import apierrors, cluster, retries, watchevents
+from manifestry.core.kube import names
 
 _logger = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ class Reflector:
         self._touch()
         self.synced.set()
 
-    def _apply(self, event: cluster.WatchEvent) -> None:
+    def _apply(self, event: watchevents.WatchEvent) -> None:
         version = _version(event.object)
         if event.type in {"ADDED", "MODIFIED"}:
             self._put(event.object)

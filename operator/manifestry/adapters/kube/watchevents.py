@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-from manifestry.adapters import apierrors
+from manifestry.adapters.kube import apierrors
 
 MAX_LINE_BYTES = 16 << 20  # an object is at most 3 MiB in etcd; more is not a Kubernetes API
 

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from manifestry.adapters import apierrors, fairqueues, retries
 from manifestry.adapters import clock as clocks
+from manifestry.adapters.kube import apierrors, retries
+from manifestry.adapters.queues import fairqueues
 
 _logger = logging.getLogger(__name__)
 

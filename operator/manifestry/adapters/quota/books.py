@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from manifestry.adapters import apierrors, cluster, ledgerlanes, ledgershelves, quota_metrics
-from manifestry.adapters.ledgerlanes import Decide
-from manifestry.adapters.ledgershelves import Key
-from manifestry.core import bodies, names
+from manifestry.adapters.kube import apierrors, cluster
+from manifestry.adapters.quota import lanes, shelves
+from manifestry.adapters.quota.lanes import Decide
+from manifestry.adapters.quota.shelves import Key
+from manifestry.adapters.telemetry import quota_metrics
+from manifestry.core.kube import bodies, names
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -81,8 +83,8 @@ class LedgerBooks(ABC, Generic[L]):
         self._cached = cached
         self._deadline_seconds = deadline_seconds
         self._metrics = metrics
-        self._known: ledgershelves.Shelf[Snapshot[L]] = ledgershelves.Shelf()
-        self._lanes: dict[Key, ledgerlanes.Lane[L]] = {}
+        self._known: shelves.Shelf[Snapshot[L]] = shelves.Shelf()
+        self._lanes: dict[Key, lanes.Lane[L]] = {}
 
     @abstractmethod
     def _parse(self, body: Mapping[str, Any]) -> L:
@@ -125,8 +127,8 @@ class LedgerBooks(ABC, Generic[L]):
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         key = (namespace, name)
-        lane = self._lanes.setdefault(key, ledgerlanes.Lane())
-        lane.waiting.append(ledgerlanes.Waiter(decide, future, then))
+        lane = self._lanes.setdefault(key, lanes.Lane())
+        lane.waiting.append(lanes.Waiter(decide, future, then))
         if lane.task is None:
             lane.task = asyncio.create_task(self._serve(key, lane), name=f"ledger/{namespace}/{name}")
         try:
@@ -181,9 +183,9 @@ class LedgerBooks(ABC, Generic[L]):
             return
         self._remember(key, Snapshot(created, self._parse(created)))
 
-    async def _serve(self, key: Key, lane: "ledgerlanes.Lane[L]") -> None:
+    async def _serve(self, key: Key, lane: "lanes.Lane[L]") -> None:
         before: Snapshot[L] | None = None  # others write too: a first pass reads, later ones build on ours
-        batch: list[ledgerlanes.Waiter[L, Any]] = []
+        batch: list[lanes.Waiter[L, Any]] = []
         try:
             while lane.waiting:
                 batch, lane.waiting = lane.waiting[:MAX_BATCH], lane.waiting[MAX_BATCH:]
@@ -192,12 +194,10 @@ class LedgerBooks(ABC, Generic[L]):
             _logger.exception("ledger task failed", extra={"ledger": "/".join(key)})
         finally:  # nobody may wait for an answer that never comes
             self._lanes.pop(key, None)
-            ledgerlanes.fail_all(
-                [*batch, *lane.waiting], LedgerError(f"the ledger {'/'.join(key)} is closed")
-            )
+            lanes.fail_all([*batch, *lane.waiting], LedgerError(f"the ledger {'/'.join(key)} is closed"))
 
     async def _settle(
-        self, key: Key, batch: list[ledgerlanes.Waiter[L, Any]], before: Snapshot[L] | None
+        self, key: Key, batch: list[lanes.Waiter[L, Any]], before: Snapshot[L] | None
     ) -> Snapshot[L] | None:
         attempt = 0
         while batch := [waiter for waiter in batch if not waiter.future.done()]:
@@ -206,25 +206,25 @@ class LedgerBooks(ABC, Generic[L]):
             except apierrors.ConflictError:
                 before, attempt = None, attempt + 1
                 self._metrics.conflicts.inc()
-                await asyncio.sleep(ledgerlanes.backoff_seconds(attempt))
+                await asyncio.sleep(lanes.backoff_seconds(attempt))
             except (apierrors.ApiError, LedgerError) as error:
                 before = None
                 self._known.pop(key, None)
-                ledgerlanes.fail_all(batch, error)
+                lanes.fail_all(batch, error)
         return before
 
     async def _pass(
-        self, key: Key, batch: list[ledgerlanes.Waiter[L, Any]], before: Snapshot[L] | None
+        self, key: Key, batch: list[lanes.Waiter[L, Any]], before: Snapshot[L] | None
     ) -> Snapshot[L] | None:
         """Decide once for all of `batch` and answer it, or return None to ask for a fresh read."""
         snapshot = before or await self._read(key)
         self._require_ready(key, snapshot)
-        after, answers = ledgerlanes.decide_all(snapshot.ledger, batch)
+        after, answers = lanes.decide_all(snapshot.ledger, batch)
         if after is not snapshot.ledger:
             snapshot = await self._write(key, snapshot, after)
         elif before is not None:
             return None  # a refusal must not rest on a copy that is older than the question
-        ledgerlanes.answer_all(answers)
+        lanes.answer_all(answers)
         return snapshot
 
     async def _read(self, key: Key) -> Snapshot[L]:

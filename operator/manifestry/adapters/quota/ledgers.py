@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from manifestry.adapters import apierrors, cluster, ledgerbooks, ledgerlanes, quota_metrics
-from manifestry.adapters.ledgerbooks import (
+from manifestry.adapters.kube import apierrors, cluster
+from manifestry.adapters.quota import books, lanes
+from manifestry.adapters.quota.books import (
     DEADLINE_SECONDS,
     Cached,
     ContentionError,
@@ -16,7 +17,10 @@ from manifestry.adapters.ledgerbooks import (
     Snapshot,
     nothing_cached,
 )
-from manifestry.core import bodies, ledgers, names, quotas, storagecharges
+from manifestry.adapters.telemetry import quota_metrics
+from manifestry.core.kube import bodies, names
+from manifestry.core.quota import ledgers, quotas
+from manifestry.core.quota.storage import charges
 
 __all__ = ["ContentionError", "LedgerError", "Ledgers", "NotReadyError", "World"]
 
@@ -40,7 +44,7 @@ class World:
 Observe = Callable[[Mapping[str, ledgers.Holder]], Awaitable[World]]
 
 
-class Ledgers(ledgerbooks.LedgerBooks[ledgers.Ledger]):
+class Ledgers(books.LedgerBooks[ledgers.Ledger]):
     """The ledgers of job types.
 
     Args:
@@ -128,7 +132,7 @@ class Ledgers(ledgerbooks.LedgerBooks[ledgers.Ledger]):
                     done[job_type] = report
             if wanted.keys() <= done.keys():
                 return done
-            await asyncio.sleep(ledgerlanes.backoff_seconds(attempt))
+            await asyncio.sleep(lanes.backoff_seconds(attempt))
         raise ContentionError(f"the ledgers of {namespace} changed during every repair")
 
     async def _read_all(self, namespace: str) -> dict[str, Snapshot[ledgers.Ledger]]:
@@ -138,7 +142,7 @@ class Ledgers(ledgerbooks.LedgerBooks[ledgers.Ledger]):
         for key, known in self._known.of(namespace):
             if key[1] not in bodies and known.version <= int(version):
                 self.forget(*key)
-        bodies.pop(storagecharges.LEDGER, None)
+        bodies.pop(charges.LEDGER, None)
         return {
             name: self._noted((namespace, name), Snapshot(body, ledgers.parse(body)))
             for name, body in bodies.items()
@@ -158,7 +162,7 @@ class Ledgers(ledgerbooks.LedgerBooks[ledgers.Ledger]):
         if _is_equal(before.ledger, after):
             return report
         try:
-            repair_times = ledgerbooks.repair_times(body, self._now().strftime("%Y-%m-%dT%H:%M:%SZ"))
+            repair_times = books.repair_times(body, self._now().strftime("%Y-%m-%dT%H:%M:%SZ"))
             await self._write(key, before, after, **repair_times)
         except apierrors.ConflictError:
             self._metrics.conflicts.inc()

@@ -20,12 +20,16 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
 
-from manifestry.adapters import apierrors, store
-from manifestry.adapters.ledgerbooks import LedgerError, NotReadyError
-from manifestry.adapters.storagebooks import StorageBooks
-from manifestry.core import errors, storagecharges, storagequotas
-from manifestry.core.storagecharges import LEASE, Charge
-from manifestry.core.storagequotas import UNLIMITED, Grant, Limits, Wanted
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota.books import LedgerError, NotReadyError
+from manifestry.adapters.quota.storagebooks import StorageBooks
+from manifestry.adapters.store import ports
+from manifestry.core import errors
+from manifestry.core.quota.storage import charges
+from manifestry.core.quota.storage import limits as storage_limits
+from manifestry.core.quota.storage.charges import LEASE, Charge
+from manifestry.core.quota.storage.grants import Grant, Wanted
+from manifestry.core.quota.storage.limits import UNLIMITED, Limits
 
 _logger = logging.getLogger(__name__)
 
@@ -79,7 +83,7 @@ class Hold:
             Problem: quota-exceeded with usage, or busy.
         """
 
-    async def land(self, blob: store.Blob) -> None:
+    async def land(self, blob: ports.Blob) -> None:
         """Hand the charge over to the artifact, once all bytes are stored; it stays whatever happens then.
 
         Raises:
@@ -180,7 +184,7 @@ class Reservations:
             artifact_uid: the Artifact's uid.
             token: the upload's.
         """
-        await self.drop(tenant, storagecharges.upload(artifact_uid, token))
+        await self.drop(tenant, charges.upload(artifact_uid, token))
 
     async def drop(self, tenant: Tenant, key: str) -> None:
         """Give a charge back that is not used any more; when that fails, its lease ends it."""
@@ -263,9 +267,9 @@ class _Charged(Hold):
         more, step = max(total_bytes, wanted.size_bytes), wanted.step and total_bytes > held
         await self._reserve(replace(wanted, size_bytes=more, step=step))
 
-    async def land(self, blob: store.Blob) -> None:
+    async def land(self, blob: ports.Blob) -> None:
         wanted = replace(self._wanted, size_bytes=blob.size_bytes, step=False)
-        key = storagecharges.landed(wanted.uid, self._file, blob.digest)
+        key = charges.landed(wanted.uid, self._file, blob.digest)
         # whether the answer comes or not: the charge may be the artifact's by now
         await asyncio.shield(self._reservations.land(self._tenant, wanted, key))
         self._charge, self._landed = None, key
@@ -301,7 +305,7 @@ def _is_same(found: Charge | None, ours: Charge | None) -> bool:
 def _granted(tenant: Tenant, grant: Grant) -> Grant:
     if grant.reason == "Reserved":
         return grant
-    detail = f"quota exceeded: {storagequotas.describe(tenant.tenant, grant.usage)}"
+    detail = f"quota exceeded: {storage_limits.describe(tenant.tenant, grant.usage)}"
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     raise errors.Problem(errors.QUOTA_EXCEEDED, detail, usage=grant.usage, headers=headers)
 

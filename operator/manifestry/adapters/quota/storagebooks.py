@@ -5,20 +5,24 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from manifestry.adapters import apierrors, cluster, ledgerbooks, ledgerlanes, quota_metrics
-from manifestry.adapters.ledgerbooks import DEADLINE_SECONDS, Cached, ContentionError, nothing_cached
-from manifestry.core import bodies, names, storagecharges, storagequotas, storagerecounts
-from manifestry.core.storageartifacts import Live
-from manifestry.core.storagecharges import LEDGER, Account, Charge
-from manifestry.core.storagequotas import Grant, Limits, Wanted
-from manifestry.core.storagerecounts import Recount
+from manifestry.adapters.kube import apierrors, cluster
+from manifestry.adapters.quota import books, lanes
+from manifestry.adapters.quota.books import DEADLINE_SECONDS, Cached, ContentionError, nothing_cached
+from manifestry.adapters.telemetry import quota_metrics
+from manifestry.core.kube import bodies, names
+from manifestry.core.quota.storage import charges, grants, recounts
+from manifestry.core.quota.storage.charges import LEDGER, Account, Charge
+from manifestry.core.quota.storage.grants import Grant, Wanted
+from manifestry.core.quota.storage.limits import Limits
+from manifestry.core.quota.storage.lives import Live
+from manifestry.core.quota.storage.recounts import Recount
 
 RECOUNT_ATTEMPTS = 5
 
 Observe = Callable[[], Awaitable[Iterable[Live]]]
 
 
-class StorageBooks(ledgerbooks.LedgerBooks[Account]):
+class StorageBooks(books.LedgerBooks[Account]):
     """One ledger for each tenant whose storage is limited; the others have none, and cost nothing.
 
     Args:
@@ -48,14 +52,12 @@ class StorageBooks(ledgerbooks.LedgerBooks[Account]):
             LedgerError, ApiError: as `transact`.
         """
         return await self.transact(
-            namespace, LEDGER, lambda account: storagequotas.reserve(account, wanted, limits, self._now())
+            namespace, LEDGER, lambda account: grants.reserve(account, wanted, limits, self._now())
         )
 
     async def restore(self, namespace: str, charge: Charge, before: Charge | None) -> bool:
         """Take a charge back unless somebody has changed it; tell whether it was."""
-        return await self.transact(
-            namespace, LEDGER, lambda account: storagequotas.restore(account, charge, before)
-        )
+        return await self.transact(namespace, LEDGER, lambda account: grants.restore(account, charge, before))
 
     async def land(self, namespace: str, wanted: Wanted, key: str, limits: Limits) -> Grant:
         """Turn an upload's charge into that of its stored bytes, before they are recorded; safe to repeat.
@@ -66,25 +68,25 @@ class StorageBooks(ledgerbooks.LedgerBooks[Account]):
         return await self.transact(
             namespace,
             LEDGER,
-            lambda account: storagequotas.land(account, wanted, key, limits, self._now()),
+            lambda account: grants.land(account, wanted, key, limits, self._now()),
         )
 
     async def trim(self, namespace: str, wanted: Wanted) -> bool:
         """Give back what an artifact's own charge holds above what is wanted; tell whether it did."""
         return await self.transact(
-            namespace, LEDGER, lambda account: storagequotas.trim(account, wanted, self._now())
+            namespace, LEDGER, lambda account: grants.trim(account, wanted, self._now())
         )
 
     async def release(self, namespace: str, key: str) -> bool:
         """Give back what an upload was charged; tell whether it was."""
-        return await self.transact(namespace, LEDGER, lambda account: storagequotas.release(account, key))
+        return await self.transact(namespace, LEDGER, lambda account: grants.release(account, key))
 
     async def commit(
         self, namespace: str, charge: Charge, size_bytes: int, recorded: Iterable[str] = ()
     ) -> bool:
         """Turn an artifact's charges into a part of the totals; tell whether its own still stood."""
         return await self.transact(
-            namespace, LEDGER, lambda account: storagequotas.commit(account, charge, size_bytes, recorded)
+            namespace, LEDGER, lambda account: grants.commit(account, charge, size_bytes, recorded)
         )
 
     def account(self, namespace: str) -> Account | None:
@@ -106,7 +108,7 @@ class StorageBooks(ledgerbooks.LedgerBooks[Account]):
             await self._ensure((namespace, LEDGER), {"storage": {}})
             try:
                 before = await self._read((namespace, LEDGER))
-            except ledgerbooks.NotReadyError:  # deleted under our hands
+            except books.NotReadyError:  # deleted under our hands
                 continue
             now = self._now()  # before the listing: a slow one must not make a young charge look old
             live = tuple(await observe())
@@ -126,18 +128,18 @@ class StorageBooks(ledgerbooks.LedgerBooks[Account]):
         attempt = 0
         while True:
             snapshot = await self._read(key)
-            after, found = storagerecounts.recount(snapshot.ledger, seen, live, now)
+            after, found = recounts.recount(snapshot.ledger, seen, live, now)
             if found is None or not found.changed:
                 return found
             try:
-                at = storagecharges.format_time(self._now())
-                await self._write(key, snapshot, after, **ledgerbooks.repair_times(snapshot.body, at))
+                at = charges.format_time(self._now())
+                await self._write(key, snapshot, after, **books.repair_times(snapshot.body, at))
             except apierrors.ConflictError:
                 self._metrics.conflicts.inc()
                 if asyncio.get_running_loop().time() > deadline:
                     raise ContentionError(f"the ledger {namespace}/{LEDGER} is contended") from None
                 attempt += 1
-                await asyncio.sleep(ledgerlanes.backoff_seconds(attempt))
+                await asyncio.sleep(lanes.backoff_seconds(attempt))
             else:
                 return found
 
@@ -155,15 +157,15 @@ class StorageBooks(ledgerbooks.LedgerBooks[Account]):
         """Tell whether the API server has the ledger."""
         try:
             await self._read((namespace, LEDGER))
-        except ledgerbooks.NotReadyError:
+        except books.NotReadyError:
             return False
         return True
 
     def _parse(self, body: Mapping[str, Any]) -> Account:
-        return storagecharges.parse(body)
+        return charges.parse(body)
 
     def _render(self, before: Mapping[str, Any], after: Account) -> dict[str, Any]:
-        return {**bodies.status_of(before), **storagecharges.render(after)}
+        return {**bodies.status_of(before), **charges.render(after)}
 
     def _is_ready(self, ledger: Account) -> bool:
         return ledger.initialized

@@ -5,7 +5,7 @@ whether the blob is new, or whether something refers to it. At least one of them
 rule). The publisher gives way: it waits until the claim is gone and publishes again. Because a claim may have
 come and gone between its two steps, it looks at last whether its blob is still there.
 
-References: docs/adr/0005; `inventory` and `claims_port` are the collector's side.
+References: docs/adr/0005; `inventory` and `claim_ports` are the collector's side.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Final
 
-from manifestry.adapters.store_port import StoreUnavailableError
+from manifestry.adapters.store.ports import StoreUnavailableError
 
 WAIT_SECONDS: Final = 60.0
 _FIRST_PAUSE_SECONDS: Final = 0.02

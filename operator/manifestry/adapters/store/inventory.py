@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from manifestry.adapters import bounded, claims_port, inventory_port, store_port
-from manifestry.adapters.claims_port import CLAIM_STALE, Claim
-from manifestry.adapters.inventory_port import LIST_MAX, RECORD_MAX_BYTES, Item
-from manifestry.core import blobkeys, garbage, garbagekeys
-from manifestry.core.garbage import Blob, Pin
+from manifestry.adapters.store import bounded, claim_ports, ports, record_ports
+from manifestry.adapters.store.claim_ports import CLAIM_STALE, Claim
+from manifestry.adapters.store.record_ports import LIST_MAX, RECORD_MAX_BYTES, Item
+from manifestry.core.blobs import garbage, garbagekeys, keys
+from manifestry.core.blobs.garbage import Blob, Pin
 
 _OWNER_START: Final = b'{"version": 1, "clusterUid": "'
 
@@ -49,7 +49,7 @@ class _Batch:
     referred: Collection[str]
     grace: timedelta
     done: Removal
-    error: store_port.StoreError | None = None
+    error: ports.StoreError | None = None
 
 
 class Inventory:
@@ -59,9 +59,9 @@ class Inventory:
         store: whose blobs.
     """
 
-    def __init__(self, store: store_port.Store) -> None:
-        self._records: inventory_port.Records = store.records()
-        self._claims: claims_port.Claims = store.claims()
+    def __init__(self, store: ports.Store) -> None:
+        self._records: record_ports.Records = store.records()
+        self._claims: claim_ports.Claims = store.claims()
 
     async def own(self, cluster_uid: str, now: datetime) -> str:
         """Make the store that of a cluster if it is nobody's, and return whose it is; empty for unknown.
@@ -86,13 +86,13 @@ class Inventory:
 
     async def tenants(self) -> list[str]:
         """Return the uid of every tenant that has something stored."""
-        return [name for name in await self._records.folders(garbagekeys.TENANTS) if blobkeys.is_uuid(name)]
+        return [name for name in await self._records.folders(garbagekeys.TENANTS) if keys.is_uuid(name)]
 
     async def blobs(self, tenant_uid: str, *, after: str = "", limit: int = LIST_MAX) -> list[Blob]:
         """Return a tenant's first blobs after the digest `after`, in the order of their digests."""
-        start, found = blobkeys.blob(tenant_uid, after) if after else "", list[Blob]()
+        start, found = keys.blob(tenant_uid, after) if after else "", list[Blob]()
         while len(found) < limit:  # more than once only where somebody has put other keys between ours
-            items = await self._records.scan(blobkeys.tenant(tenant_uid), after=start, limit=limit)
+            items = await self._records.scan(keys.tenant(tenant_uid), after=start, limit=limit)
             found += [blob for item in items if (blob := _blob(item)) is not None]
             if len(items) < limit:
                 break
@@ -101,7 +101,7 @@ class Inventory:
 
     async def blob(self, tenant_uid: str, digest: str) -> Blob | None:
         """Return a blob as it is now."""
-        item = await self._records.head(blobkeys.blob(tenant_uid, digest))
+        item = await self._records.head(keys.blob(tenant_uid, digest))
         return None if item is None else _blob(item)
 
     async def marks(self, tenant_uid: str, *, after: str = "", upto: str = "") -> AsyncIterator[Mark]:
@@ -184,7 +184,7 @@ class Inventory:
             claims = await self._claims.fence(made)
             referred = await live(frozenset(claim.digest for claim in claims)) if claims else ()
         except BaseException:
-            with contextlib.suppress(store_port.StoreError):  # else they become stale
+            with contextlib.suppress(ports.StoreError):  # else they become stale
                 await self._claims.give_back(made)
             raise
         batch = _Batch(frozenset(referred), grace, Removal())
@@ -206,7 +206,7 @@ class Inventory:
         else:
             try:
                 await self._remove(batch, claim)
-            except store_port.StoreError as error:
+            except ports.StoreError as error:
                 batch.error = batch.error or error
                 return  # the request may still be on its way: the claim stays
         await self._claims.release(claim)
@@ -251,7 +251,7 @@ class Inventory:
         await self._records.prune(garbagekeys.prefix(tenant_uid))
 
     def _all(self, prefix: str, after: str = "") -> AsyncIterator[Item]:
-        return inventory_port.walk(self._records, prefix, after)
+        return record_ports.walk(self._records, prefix, after)
 
 
 def _is_blank(record: bytes) -> bool:
@@ -267,5 +267,5 @@ def _owner(record: bytes) -> str:
 
 
 def _blob(item: Item) -> Blob | None:
-    parsed = blobkeys.parse_blob(item.key)
+    parsed = keys.parse_blob(item.key)
     return None if parsed is None else Blob(parsed[1], item.size_bytes, item.modified)

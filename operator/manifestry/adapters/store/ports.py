@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, Protocol
 
-from manifestry.adapters.claims_port import Claims
-from manifestry.adapters.inventory_port import Records
+from manifestry.adapters.store.claim_ports import Claims
+from manifestry.adapters.store.record_ports import Records
 from manifestry.core import errors
 
 # A memoryview may be over a buffer that is used again as soon as the next chunk is asked for.
@@ -198,7 +198,7 @@ class Store(Protocol):
         ...
 
     def claims(self) -> Claims:
-        """Return how the collector removes, see `claims_port`."""
+        """Return how the collector removes, see `claim_ports`."""
         ...
 
     async def close(self) -> None:

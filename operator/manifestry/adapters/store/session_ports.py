@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
 from typing import ClassVar, Final, Protocol
 
-from manifestry.adapters.store_port import Chunk, Staged, StoreError
-from manifestry.core import errors, uploads
+from manifestry.adapters.store.ports import Chunk, Staged, StoreError
+from manifestry.core import errors
+from manifestry.core.artifacts import uploads
 
 CHUNK_BYTES: Final = 1 << 20  # how large the pieces of a request's body are, at most
 

@@ -1,19 +1,14 @@
-"""Resumable uploads, as the shells import them; `sessions_port` says what both kinds of store promise."""
+"""The resumable uploads that the settings describe; `session_ports` says what every store promises."""
 
 from pathlib import Path
 from typing import assert_never
 
-from manifestry.adapters import sessions_local, sessions_remote, store_buckets
-from manifestry.adapters.sessions_port import (
-    OffsetError,
-    SessionLimitError,
-    SessionNotFoundError,
-    Sessions,
-)
-from manifestry.adapters.store_port import Store
+from manifestry.adapters.store.local import sessions as local_sessions
+from manifestry.adapters.store.ports import Store
+from manifestry.adapters.store.remote import buckets
+from manifestry.adapters.store.remote import sessions as remote_sessions
+from manifestry.adapters.store.session_ports import Sessions
 from manifestry.settings import StoreSettings
-
-__all__ = ["OffsetError", "SessionLimitError", "SessionNotFoundError", "Sessions", "open_sessions"]
 
 
 def open_sessions(settings: StoreSettings, objects: Store) -> Sessions:
@@ -27,9 +22,9 @@ def open_sessions(settings: StoreSettings, objects: Store) -> Sessions:
     match settings.store_type:
         case "local":
             root = Path(settings.store_path) / settings.store_prefix.strip("/")
-            return sessions_local.LocalSessions(root, timeout_seconds=timeout_seconds)
+            return local_sessions.LocalSessions(root, timeout_seconds=timeout_seconds)
         case "s3" | "gcs" | "azure":
-            bucket = store_buckets.bucket(settings)
-            return sessions_remote.RemoteSessions(bucket, objects, timeout_seconds=timeout_seconds)
+            bucket = buckets.bucket(settings)
+            return remote_sessions.RemoteSessions(bucket, objects, timeout_seconds=timeout_seconds)
         case other:
             assert_never(other)

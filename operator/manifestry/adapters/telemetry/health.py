@@ -14,7 +14,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from manifestry.adapters import clock as clocks
-from manifestry.adapters import metrics
+from manifestry.adapters.telemetry import metrics
 
 LAG_INTERVAL_SECONDS = 1.0
 

@@ -4,8 +4,9 @@ from collections.abc import Collection
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from manifestry.core import quotas, storagequotas
-from manifestry.core.storagecharges import Account
+from manifestry.core.quota import quotas
+from manifestry.core.quota.storage import limits as storage_limits
+from manifestry.core.quota.storage.charges import Account
 
 _WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 _BY_QUOTA = ("tenant", "job_type")
@@ -68,7 +69,7 @@ class QuotaMetrics:
             else:
                 self.limit.labels(tenant, job_type, gate).set(limit)
 
-    def observe_storage(self, tenant: str, account: Account, limits: storagequotas.Limits) -> None:
+    def observe_storage(self, tenant: str, account: Account, limits: storage_limits.Limits) -> None:
         """Publish what a tenant with a storage quota stores."""
         totals = account.totals
         for gauge, rows in (

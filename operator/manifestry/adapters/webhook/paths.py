@@ -5,9 +5,10 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from manifestry.adapters import apierrors, cluster
 from manifestry.adapters import clock as clocks
-from manifestry.core import names, webhookpaths
+from manifestry.adapters.kube import apierrors, cluster
+from manifestry.core.access import webhookpaths
+from manifestry.core.kube import names
 
 _logger = logging.getLogger(__name__)
 

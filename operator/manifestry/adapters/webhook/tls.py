@@ -8,10 +8,12 @@ from datetime import timedelta
 from typing import Any
 
 from manifestry import settings as configuration
-from manifestry.adapters import apierrors, certificates, cluster, webhookpaths
 from manifestry.adapters import clock as clocks
-from manifestry.core import names
-from manifestry.core import webhookpaths as paths
+from manifestry.adapters.kube import apierrors, cluster
+from manifestry.adapters.webhook import certificates
+from manifestry.adapters.webhook import paths as webhook_paths
+from manifestry.core.access import webhookpaths as paths
+from manifestry.core.kube import names
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class WebhookKeeper:
         self._settings = operator
         self._namespace = namespace
         self._clock = clock or clocks.SystemClock()
-        self._paths = webhookpaths.PathSecret(client, operator.webhook_path_secret, namespace, self._clock)
+        self._paths = webhook_paths.PathSecret(client, operator.webhook_path_secret, namespace, self._clock)
 
     async def ensure(self) -> None:
         """Bring both Secrets, every `caBundle` and every path up to date; without effect when they are.

@@ -1,6 +1,6 @@
 """The four headers that every API request must carry: who, for which tenant, why, in which roles.
 
-They claim; the token and the grants decide (`core.identities`). A missing one is 401, because without it
+They claim; the token and the grants decide (`identities`). A missing one is 401, because without it
 nobody can be held to account; a malformed one is 400.
 """
 
@@ -8,7 +8,8 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from manifestry.core import access, errors
+from manifestry.core import errors
+from manifestry.core.access import permissions
 
 ACTOR, TENANT, REASON, ROLES = "X-Actor", "X-Tenant", "X-Reason", "X-Roles"
 LIMITS: Mapping[str, int] = {ACTOR: 320, TENANT: 63, REASON: 512, ROLES: 128}  # characters
@@ -22,7 +23,7 @@ class Claims:
     actor: str
     tenant: str
     reason: str
-    roles: frozenset[access.Role]
+    roles: frozenset[permissions.Role]
 
 
 def parse(values: Mapping[str, Sequence[str]]) -> Claims:
@@ -61,14 +62,14 @@ def missing(name: str) -> errors.Problem:
     return errors.Problem(errors.AUDIT_HEADER_MISSING, f"header `{name}` must be set and not be empty")
 
 
-def _roles(text: str) -> frozenset[access.Role]:
+def _roles(text: str) -> frozenset[permissions.Role]:
     names = [name for name in (part.strip() for part in text.split(",")) if name]
     if not names:
         raise missing(ROLES)
-    roles = frozenset(role for role in map(access.parse_role, names) if role is not None)
-    if unknown := [name for name in names if access.parse_role(name) is None]:
+    roles = frozenset(role for role in map(permissions.parse_role, names) if role is not None)
+    if unknown := [name for name in names if permissions.parse_role(name) is None]:
         raise errors.Problem(
             errors.FORBIDDEN,
-            f"header `{ROLES}` must only name the roles {', '.join(access.Role)}; unknown: {unknown[0]}",
+            f"header `{ROLES}` must only name the roles {', '.join(permissions.Role)}; unknown: {unknown[0]}",
         )
     return roles

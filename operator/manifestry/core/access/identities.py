@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from manifestry.core import access, errors, headers, names
+from manifestry.core import errors
+from manifestry.core.access import headers, permissions
+from manifestry.core.kube import names
 
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 RESERVED_PREFIX = "system:"
@@ -58,8 +60,8 @@ class Request:
     identity: Identity
     claims: headers.Claims
     tenant: Tenant | None
-    granted: frozenset[access.Role]
-    action: access.Action
+    granted: frozenset[permissions.Role]
+    action: permissions.Action
 
 
 def service_account(subject: str) -> tuple[str, str] | None:
@@ -115,9 +117,9 @@ def directory(namespaces: Iterable[Mapping[str, Any]]) -> Directory:
     )
 
 
-def grants(role_bindings: Iterable[Mapping[str, Any]]) -> Mapping[Principal, frozenset[access.Role]]:
+def grants(role_bindings: Iterable[Mapping[str, Any]]) -> Mapping[Principal, frozenset[permissions.Role]]:
     """Return the roles that the RoleBindings of one namespace give to each principal."""
-    found: dict[Principal, set[access.Role]] = {}
+    found: dict[Principal, set[permissions.Role]] = {}
     for binding in role_bindings:
         role = _role(binding.get("roleRef") or {})
         for subject in binding.get("subjects") or () if role else ():
@@ -126,19 +128,21 @@ def grants(role_bindings: Iterable[Mapping[str, Any]]) -> Mapping[Principal, fro
     return {principal: frozenset(roles) for principal, roles in found.items()}
 
 
-def granted(identity: Identity, table: Mapping[Principal, frozenset[access.Role]]) -> frozenset[access.Role]:
+def granted(
+    identity: Identity, table: Mapping[Principal, frozenset[permissions.Role]]
+) -> frozenset[permissions.Role]:
     """Return the roles of a caller in the namespace whose grants are `table`."""
     principals: list[Principal] = [("User", identity.subject)]
     principals += [("Group", group) for group in identity.groups]
     return frozenset().union(*(table.get(principal, frozenset()) for principal in principals))
 
 
-def _role(reference: Mapping[str, Any]) -> access.Role | None:
+def _role(reference: Mapping[str, Any]) -> permissions.Role | None:
     name = str(reference.get("name", ""))
     if reference.get("kind") != "ClusterRole" or not name.startswith(names.ROLE_PREFIX):
         return None
     text = name.removeprefix(names.ROLE_PREFIX)
-    return access.Role(text) if text in tuple(access.Role) else None
+    return permissions.Role(text) if text in tuple(permissions.Role) else None
 
 
 def _principal(subject: Mapping[str, Any]) -> Principal | None:
@@ -159,17 +163,17 @@ def _actor_is_subject(request: Request) -> str | None:
 def _tenant_is_open(request: Request) -> str | None:
     if request.tenant is not None and request.granted:
         return None
-    roles = ", ".join(access.Role)
+    roles = ", ".join(permissions.Role)
     return (
         f"rule `tenant-member` must be met in tenant `{request.claims.tenant}` by one of the roles: {roles}"
     )
 
 
 def _roles_are_granted(request: Request) -> str | None:
-    wider = request.claims.roles - access.covered(request.granted)
+    wider = request.claims.roles - permissions.covered(request.granted)
     if not wider:
         return None
-    held = ", ".join(role for role in access.Role if role in request.granted)
+    held = ", ".join(role for role in permissions.Role if role in request.granted)
     return (
         f"rule `roles-are-granted` must be met: header `{headers.ROLES}` claims {', '.join(sorted(wider))}; "
         f"granted in this tenant: {held}"
@@ -177,8 +181,8 @@ def _roles_are_granted(request: Request) -> str | None:
 
 
 def _action_is_allowed(request: Request) -> str | None:
-    decision = access.decide(request.action, request.claims.roles)
-    return decision.message if isinstance(decision, access.Denied) else None
+    decision = permissions.decide(request.action, request.claims.roles)
+    return decision.message if isinstance(decision, permissions.Denied) else None
 
 
 CHECKS: tuple[Callable[[Request], str | None], ...] = (

@@ -9,7 +9,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from manifestry.core import errors, names, requests
+from manifestry.core import errors
+from manifestry.core.artifacts import requests
+from manifestry.core.kube import names
 
 SPEC_FIELDS: Final = (
     "project",

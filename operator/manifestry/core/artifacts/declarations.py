@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from manifestry.core import digests, filelists, names
-from manifestry.core.sources import (
+from manifestry.core.artifacts import filelists
+from manifestry.core.artifacts.sources import (
     Inline,
     Object,
     Payload,
@@ -17,6 +17,8 @@ from manifestry.core.sources import (
     Upload,
     Url,
 )
+from manifestry.core.blobs import digests
+from manifestry.core.kube import names
 
 INLINE_MAX_BYTES: Final = 64 << 10
 FILES_MAX_COUNT: Final = 64

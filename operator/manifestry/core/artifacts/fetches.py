@@ -8,12 +8,12 @@ another thing a moment later): the addresses are judged that are then connected 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 from urllib.parse import urljoin
 
-from manifestry.core import urls
-from manifestry.core.addresses import Policy
-from manifestry.core.urls import Target
+from manifestry.core.artifacts import urls
+from manifestry.core.artifacts.addresses import Policy
+from manifestry.core.artifacts.urls import Target
 
 REDIRECTS_MAX_COUNT: Final = 5
 REFUSED_RETRY_SECONDS: Final = 600.0  # others may put right what is theirs, without a sign to us
@@ -90,23 +90,6 @@ class NoRoomError(Exception):
     def __init__(self, found: NoRoom) -> None:
         super().__init__("the tenant's quota has no room")
         self.found = found
-
-
-class Admit(Protocol):
-    """Charges bytes to the tenant's quota before they are accepted."""
-
-    async def __call__(self, size_bytes: int, *, is_whole: bool) -> None:
-        """Make sure that the first `size_bytes` of a payload are charged; `is_whole`: there are no more.
-
-        Raises:
-            NoRoomError: they must not be accepted.
-            FetchError: it is not known at present.
-        """
-
-
-async def unlimited(size_bytes: int, *, is_whole: bool) -> None:
-    """Admit everything: no quota is kept."""
-    del size_bytes, is_whole
 
 
 def refused(message: str, retry: Retry = "seldom") -> FetchError:

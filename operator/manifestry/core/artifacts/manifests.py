@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import rfc8785
 
-from manifestry.core import digests
+from manifestry.core.blobs import digests
 
 MEDIA_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 MAX_BYTES: Final = 4 << 20  # what every registry must take: distribution-spec "Pushing Manifests"

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
 
-from manifestry.core import artifacts, conditions, names
-from manifestry.core.conditions import Condition
-from manifestry.core.garbage import Pin
+from manifestry.core.artifacts import lives
+from manifestry.core.blobs.garbage import Pin
+from manifestry.core.kube import conditions, names
+from manifestry.core.kube.conditions import Condition
 
 Finding = Literal["Damaged", "Missing"]
 CONTROLLER: Final = f"{names.GROUP}/operator"
@@ -48,11 +49,11 @@ def due(body: Body, now: datetime, period: timedelta) -> Due | None:
         now: the time.
         period: how long bytes are believed after they were stored or read.
     """
-    if not artifacts.is_ready(body) or not parts(body):
+    if not lives.is_ready(body) or not parts(body):
         return None
     status = body["status"]
     stored = (status.get("artifact") or {}).get("storedTime")
-    times = (_time(status.get("lastVerifiedTime")), _time(stored), artifacts.created(body))
+    times = (_time(status.get("lastVerifiedTime")), _time(stored), lives.created(body))
     verified = max((time for time in times if time is not None), default=_NEVER)
     metadata = body["metadata"]
     return Due(verified, metadata["namespace"], metadata["name"]) if verified + period <= now else None

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
 
-from manifestry.core import blobkeys, digests, errors, filelists
+from manifestry.core import errors
+from manifestry.core.artifacts import filelists
+from manifestry.core.blobs import digests, keys
 
 MEDIA_TYPE: Final = "application/partial-upload"
 SESSIONS: Final = "sessions/"
@@ -112,10 +114,10 @@ def session_from(data: bytes) -> Session | None:
     """Return the session in a stored record; None when the record was cut off or is not one."""
     fields = _object(data)
     try:
-        blobkeys.parse_uuid(fields.get("session_id"))
-        blobkeys.parse_uuid(fields.get("tenant_uid"))
+        keys.parse_uuid(fields.get("session_id"))
+        keys.parse_uuid(fields.get("tenant_uid"))
         return Session(**fields)
-    except (TypeError, blobkeys.KeyPartError):
+    except (TypeError, keys.KeyPartError):
         return None
 
 
@@ -124,7 +126,7 @@ def seal_from(data: bytes) -> Seal | None:
     fields = _object(data)
     try:
         digests.parse(fields.get("digest"))
-        return Seal(blobkeys.parse_uuid(fields.get("staged_id")), fields["digest"], int(fields["size_bytes"]))
+        return Seal(keys.parse_uuid(fields.get("staged_id")), fields["digest"], int(fields["size_bytes"]))
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -143,7 +145,7 @@ def slots(tenant_uid: str) -> str:
     Raises:
         KeyPartError: `tenant_uid` is not a UUID.
     """
-    return f"{SESSIONS}{blobkeys.parse_uuid(tenant_uid)}/"
+    return f"{SESSIONS}{keys.parse_uuid(tenant_uid)}/"
 
 
 def slot(tenant_uid: str, number: int) -> str:
@@ -165,7 +167,7 @@ def free_slots(taken: Iterable[int], limit: int) -> list[int]:
 
 def piece(session_id: str, offset: int) -> str:
     """Return the key of the piece that begins at `offset`, in a store of whole objects."""
-    return f"{blobkeys.upload(session_id)}/{offset:020}"
+    return f"{keys.upload(session_id)}/{offset:020}"
 
 
 def parse_piece(name: str) -> int | None:

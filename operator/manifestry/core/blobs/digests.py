@@ -8,7 +8,7 @@ import hmac
 import re
 from typing import Final
 
-from manifestry.core import names
+from manifestry.core.kube import names
 
 ALGORITHM: Final = "sha256"
 FIELD_MAX_LENGTH: Final = 1024  # a Digest field of four algorithms is about 300 characters

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
 
-from manifestry.core import digests, names
+from manifestry.core.blobs import digests
+from manifestry.core.kube import names
 
 DIGEST_LENGTH: Final = len(digests.ALGORITHM) + 65
 PIN_MAX_BYTES: Final = 64 << 10  # 64 files make 5 KiB

@@ -1,11 +1,11 @@
 """Keys of what the collector keeps beside the blobs: marks, claims, pins, and bytes found damaged.
 
-Like `blobkeys` they are built from digests and UUIDs only.
+Like `keys` they are built from digests and UUIDs only.
 """
 
 from typing import Final
 
-from manifestry.core import blobkeys, digests
+from manifestry.core.blobs import digests, keys
 
 CLAIMS: Final = "gc/"
 OWNER: Final = "gc/owner.json"
@@ -20,7 +20,7 @@ def prefix(tenant_uid: str) -> str:
     Raises:
         KeyPartError: `tenant_uid` is not a UUID.
     """
-    return f"{TENANTS}{blobkeys.parse_uuid(tenant_uid)}/"
+    return f"{TENANTS}{keys.parse_uuid(tenant_uid)}/"
 
 
 def marks(tenant_uid: str) -> str:
@@ -35,7 +35,7 @@ def mark(tenant_uid: str, digest: str) -> str:
 
 def claim(tenant_uid: str, digest: str) -> str:
     """Return the key of the claim that a collector holds while it may remove a blob."""
-    return f"{CLAIMS}{blobkeys.parse_uuid(tenant_uid)}/{digests.hex_of(digest)}"
+    return f"{CLAIMS}{keys.parse_uuid(tenant_uid)}/{digests.hex_of(digest)}"
 
 
 def pins(tenant_uid: str) -> str:
@@ -45,7 +45,7 @@ def pins(tenant_uid: str) -> str:
 
 def pin(tenant_uid: str, artifact_uid: str) -> str:
     """Return the key of the pin that keeps an artifact's bytes after its deletion."""
-    return f"{pins(tenant_uid)}{blobkeys.parse_uuid(artifact_uid)}{_JSON}"
+    return f"{pins(tenant_uid)}{keys.parse_uuid(artifact_uid)}{_JSON}"
 
 
 def verified(tenant_uid: str) -> str:
@@ -55,14 +55,14 @@ def verified(tenant_uid: str) -> str:
 
 def verification(tenant_uid: str, artifact_uid: str) -> str:
     """Return the key that says when the bytes of an artifact's pin were last read back."""
-    return verified(tenant_uid) + blobkeys.parse_uuid(artifact_uid)
+    return verified(tenant_uid) + keys.parse_uuid(artifact_uid)
 
 
 def parse_verification(key: str) -> str | None:
     """Return the artifact's uid of such a key, None for any other."""
     try:
-        return blobkeys.parse_uuid(key.rpartition("/")[2])
-    except blobkeys.KeyPartError:
+        return keys.parse_uuid(key.rpartition("/")[2])
+    except keys.KeyPartError:
         return None
 
 
@@ -85,15 +85,15 @@ def parse_claim(key: str) -> tuple[str, str] | None:
     """Return (tenant uid, digest) of a claim's key, None for any other."""
     tenant_uid, _, name = key.removeprefix(CLAIMS).partition("/")
     digest = _digest(name)
-    return None if digest is None or not blobkeys.is_uuid(tenant_uid) else (tenant_uid, digest)
+    return None if digest is None or not keys.is_uuid(tenant_uid) else (tenant_uid, digest)
 
 
 def parse_pin(key: str) -> str | None:
     """Return the artifact's uid of a pin's key, None for any other."""
     name = key.rpartition("/")[2]
     try:
-        return blobkeys.parse_uuid(name.removesuffix(_JSON)) if name.endswith(_JSON) else None
-    except blobkeys.KeyPartError:
+        return keys.parse_uuid(name.removesuffix(_JSON)) if name.endswith(_JSON) else None
+    except keys.KeyPartError:
         return None
 
 

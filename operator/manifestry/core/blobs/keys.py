@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from manifestry.core import digests
+from manifestry.core.blobs import digests
 
 UPLOADS: Final = "uploads/"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from manifestry.core import errors, ledgers, names, quotas
+from manifestry.core import errors
 from manifestry.core.errors import FieldError
-from manifestry.core.jobtypes import validate_job
+from manifestry.core.jobs.jobtypes import validate_job
+from manifestry.core.kube import names
+from manifestry.core.quota import ledgers, quotas
 
 __all__ = [
     "ALLOWED",

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from manifestry.core import conditions, names
-from manifestry.core.podspecs import CONTAINER
+from manifestry.core.jobs.podspecs import CONTAINER
+from manifestry.core.kube import conditions, names
 
 Body = Mapping[str, Any]
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from manifestry.core import batchjobs, jobstatuses, jobtypes, ledgers
-from manifestry.core.jobstatuses import is_terminal
+from manifestry.core.jobs import batchjobs, jobtypes, statuses
+from manifestry.core.jobs.statuses import is_terminal
+from manifestry.core.kube import bodies
+from manifestry.core.quota import ledgers
 
 Body = Mapping[str, Any]
 DesiredState = Literal["Active", "Suspended", "Cancelled"]
@@ -38,7 +40,7 @@ def is_resting(job: Body, holder: ledgers.Holder | None, *, is_typed: bool) -> b
         return False
     if is_terminal(job):
         return holder is None
-    match jobstatuses.reason(job), holder.state if holder else None:
+    match statuses.reason(job), holder.state if holder else None:
         case ("Queued", ledgers.State.QUEUED) | ("Suspended", ledgers.State.RESERVED):
             return True
         case "JobTypeNotFound", _:
@@ -54,8 +56,8 @@ def live_job(job: Body, job_type: Body | None, batch: Body | None) -> ledgers.Li
         name=str(job["metadata"]["name"]),
         terminal=is_terminal(job),
         running=batch is not None and batchjobs.is_running(batch),
-        parked=desired_state(jobtypes.spec_of(job)) == "Suspended",
-        priority=jobtypes.priority(jobtypes.spec_of(job), job_type),
+        parked=desired_state(bodies.spec_of(job)) == "Suspended",
+        priority=jobtypes.priority(bodies.spec_of(job), job_type),
         created=_created(job),
     )
 

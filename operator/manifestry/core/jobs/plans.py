@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from manifestry.core import batchjobs, jobtypes, ledgers
+from manifestry.core.jobs import batchjobs
+from manifestry.core.kube import bodies
+from manifestry.core.quota import ledgers
 
 Body = Mapping[str, Any]
 
@@ -47,7 +49,7 @@ class Observed:
     @property
     def spec(self) -> Body:
         """Return the Job's spec."""
-        return jobtypes.spec_of(self.job)
+        return bodies.spec_of(self.job)
 
     @property
     def is_foreign(self) -> bool:

@@ -14,7 +14,8 @@ References: https://kubernetes.io/docs/concepts/security/pod-security-standards/
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from manifestry.core import jobtypes, names, parameters, traceparents
+from manifestry.core.jobs import jobtypes, parameters
+from manifestry.core.kube import bodies, names, traceparents
 
 CONTAINER = "main"
 TMP_VOLUME = "tmp"
@@ -36,7 +37,7 @@ def build(job: Body, job_type: Body, tenant: str) -> dict[str, Any]:
         A body for `create`; building it twice gives equal bodies, so AlreadyExists is no error.
     """
     metadata = job["metadata"]
-    spec, labels = jobtypes.spec_of(job), _labels(job, tenant)
+    spec, labels = bodies.spec_of(job), _labels(job, tenant)
     return {
         "apiVersion": names.BATCH_JOBS.api_version,
         "kind": names.BATCH_JOBS.kind,
@@ -76,7 +77,7 @@ def _owner(metadata: Body) -> dict[str, Any]:
 
 
 def _labels(job: Body, tenant: str) -> dict[str, str]:
-    spec, metadata = jobtypes.spec_of(job), job["metadata"]
+    spec, metadata = bodies.spec_of(job), job["metadata"]
     labels = {
         names.JOB_UID_LABEL: metadata["uid"],
         names.JOB_NAME_LABEL: metadata["name"],
@@ -88,7 +89,7 @@ def _labels(job: Body, tenant: str) -> dict[str, str]:
 
 
 def _template(job: Body, job_type: Body, tenant: str, labels: dict[str, str]) -> dict[str, Any]:
-    offered = jobtypes.spec_of(job_type)
+    offered = bodies.spec_of(job_type)
     account = offered.get("serviceAccountName")
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -113,7 +114,7 @@ def _pod_security(offered: Body) -> dict[str, Any]:
 
 
 def _container(job: Body, job_type: Body, tenant: str) -> dict[str, Any]:
-    offered, spec = jobtypes.spec_of(job_type), jobtypes.spec_of(job)
+    offered, spec = bodies.spec_of(job_type), bodies.spec_of(job)
     overrides = spec.get("overrides") or {}
     container: dict[str, Any] = {
         "name": CONTAINER,
@@ -136,9 +137,9 @@ def _container(job: Body, job_type: Body, tenant: str) -> dict[str, Any]:
 
 def _env(job: Body, job_type: Body, tenant: str) -> list[dict[str, str]]:
     """Return our variables first, so that the JobType's may refer to them as `$(PARAM_X)`."""
-    spec = jobtypes.spec_of(job)
+    spec = bodies.spec_of(job)
     variables = dict(_own_env(job, job_type, tenant))
-    for source in (jobtypes.spec_of(job_type), spec.get("overrides") or {}):
+    for source in (bodies.spec_of(job_type), spec.get("overrides") or {}):
         for entry in _variables(source.get("env")):
             if not jobtypes.is_reserved_env(entry["name"]):
                 variables[entry["name"]] = str(entry.get("value") or "")
@@ -152,7 +153,7 @@ def _variables(entries: Any) -> list[Body]:
 
 
 def _own_env(job: Body, job_type: Body, tenant: str) -> Iterator[tuple[str, str]]:
-    spec, metadata = jobtypes.spec_of(job), job["metadata"]
+    spec, metadata = bodies.spec_of(job), job["metadata"]
     yield "MANIFESTRY_JOB", metadata["name"]
     yield "MANIFESTRY_TENANT", tenant
     yield "MANIFESTRY_PROJECT", str(spec.get("project") or "")

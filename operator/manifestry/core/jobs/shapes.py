@@ -6,8 +6,8 @@ So their shape is checked once, where they enter, and everything behind may rely
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from manifestry.core import names
 from manifestry.core.errors import FieldError
+from manifestry.core.kube import names
 
 Body = Mapping[str, Any]
 Shape = Callable[[Any], bool]

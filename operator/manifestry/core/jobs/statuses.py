@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from manifestry.core import batchjobs, conditions, jobtypes, ledgers
-from manifestry.core.conditions import Condition
+from manifestry.core.jobs import batchjobs, jobtypes
+from manifestry.core.kube import bodies, conditions
+from manifestry.core.kube.conditions import Condition
+from manifestry.core.quota import ledgers
 
 Body = Mapping[str, Any]
 RestStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "suspended"]
@@ -189,7 +191,7 @@ def acknowledged(job: Body, now: datetime) -> dict[str, Any] | None:
         return None
     summary = _summary(job) or {}
     reason, message = str(summary.get("reason")), str(summary.get("message") or "")
-    wish = jobtypes.spec_of(job).get("retryGeneration")
+    wish = bodies.spec_of(job).get("retryGeneration")
     if isinstance(wish, int) and wish > (status.get("retryGeneration") or 0):
         message = message.removesuffix(_NO_RETRY) + _NO_RETRY
         return _render(job, now, _final(reason, message), retryGeneration=wish)

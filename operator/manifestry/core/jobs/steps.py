@@ -10,9 +10,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from manifestry.core import batchjobs, jobstatuses, jobtypes, ledgers, names, podspecs
-from manifestry.core.joblives import desired_state, is_resting, live_job
-from manifestry.core.jobplans import (
+from manifestry.core.jobs import batchjobs, jobtypes, podspecs, statuses
+from manifestry.core.jobs.lives import desired_state, is_resting, live_job
+from manifestry.core.jobs.plans import (
     Action,
     Claim,
     CreateBatch,
@@ -25,7 +25,9 @@ from manifestry.core.jobplans import (
     SetTtl,
     Unsuspend,
 )
-from manifestry.core.jobstatuses import is_terminal, rest_status
+from manifestry.core.jobs.statuses import is_terminal, rest_status
+from manifestry.core.kube import names
+from manifestry.core.quota import ledgers
 
 __all__ = [
     "Action",
@@ -74,7 +76,7 @@ def wants_pods(observed: Observed, now: datetime) -> bool:
 def _already_final(observed: Observed, now: datetime) -> Plan | None:
     if not is_terminal(observed.job):
         return None
-    status = jobstatuses.acknowledged(observed.job, now)
+    status = statuses.acknowledged(observed.job, now)
     batch = observed.batch
     if batch is not None and not observed.is_foreign and not batchjobs.is_finished(batch):
         return Plan(status, _stop(batch), after=_patience(batch, now))
@@ -113,7 +115,7 @@ def _finished(observed: Observed, now: datetime) -> Plan | None:
     ended = batchjobs.result(batch) if batch is not None else None
     if batch is None or ended is None:
         return None
-    status = jobstatuses.finished(observed.job, batch, ended, batchjobs.last_exit(observed.pods), now)
+    status = statuses.finished(observed.job, batch, ended, batchjobs.last_exit(observed.pods), now)
     return Plan(status, _farewell(observed, wait_for_pods=False))
 
 
@@ -134,11 +136,11 @@ def _unprovided(observed: Observed, now: datetime) -> Plan | None:
     if observed.tenant is None:
         label = names.TENANT_LABEL
         message = observed.untenanted or f"waiting: the namespace must carry the label `{label}`"
-        return Plan(jobstatuses.waiting(observed.job, None, "TenantNotFound", message, now))
+        return Plan(statuses.waiting(observed.job, None, "TenantNotFound", message, now))
     if observed.job_type is None:
         name = observed.spec.get("jobType")
         message = f"waiting: `jobType` must name a JobType, '{name}' does not exist yet"
-        return Plan(jobstatuses.waiting(observed.job, observed.tenant, "JobTypeNotFound", message, now))
+        return Plan(statuses.waiting(observed.job, observed.tenant, "JobTypeNotFound", message, now))
     return None
 
 
@@ -157,11 +159,11 @@ def _suspended(observed: Observed, now: datetime) -> Plan | None:
         return None
     stopping = _stop_first(observed, now)
     if stopping is not None:  # the status first: a quick resume must not take the batch Job's end for a loss
-        return replace(stopping, status=jobstatuses.stopping(observed.job, now))
+        return replace(stopping, status=statuses.stopping(observed.job, now))
     if observed.holder is None:
         return _claim(observed)
     parked = observed.holder.state is ledgers.State.RESERVED
-    status = jobstatuses.suspended(observed.job, observed.tenant, observed.holder, now)
+    status = statuses.suspended(observed.job, observed.tenant, observed.holder, now)
     return Plan(status, () if parked else (Park(observed.holder),))
 
 
@@ -172,11 +174,11 @@ def _resumed(observed: Observed, now: datetime) -> Plan | None:
     parked first, which its late attempt then does not recognise, and the status is changed before the claim.
     """
     holder = observed.holder
-    if not jobstatuses.is_suspended(observed.job) or holder is None:
+    if not statuses.is_suspended(observed.job) or holder is None:
         return None
     if holder.state is not ledgers.State.RESERVED:
         return Plan(actions=(Park(holder),), again=True)
-    return replace(_claim(observed), status=jobstatuses.queued(observed.job, observed.tenant, holder, now))
+    return replace(_claim(observed), status=statuses.queued(observed.job, observed.tenant, holder, now))
 
 
 def _unclaimed(observed: Observed, now: datetime) -> Plan | None:  # noqa: ARG001 - a Step
@@ -191,7 +193,7 @@ def _queued(observed: Observed, now: datetime) -> Plan | None:
     holder = observed.holder
     if holder is None or holder.state is not ledgers.State.QUEUED:
         return None
-    return Plan(jobstatuses.queued(observed.job, observed.tenant, holder, now))
+    return Plan(statuses.queued(observed.job, observed.tenant, holder, now))
 
 
 def _vanished(observed: Observed, now: datetime) -> Plan | None:
@@ -233,7 +235,7 @@ def _held_back(observed: Observed, now: datetime) -> Plan | None:
     if batch is None or not batchjobs.is_suspended(batch):
         return None
     metadata = batch["metadata"]
-    status = None if jobstatuses.is_running(observed.job) else _admitted_status(observed, now)
+    status = None if statuses.is_running(observed.job) else _admitted_status(observed, now)
     return Plan(status, (Unsuspend(metadata["name"], metadata["uid"]),))
 
 
@@ -242,9 +244,9 @@ def _running(observed: Observed, now: datetime) -> Plan | None:
     if batch is None:
         return None
     problem = batchjobs.pod_problem(observed.pods)
-    if not batchjobs.has_pods(batch) and not jobstatuses.is_running(observed.job):
+    if not batchjobs.has_pods(batch) and not statuses.is_running(observed.job):
         return _podless(observed, batch, now)
-    status = jobstatuses.running(observed.job, batch, problem, now)
+    status = statuses.running(observed.job, batch, problem, now)
     if batchjobs.is_ready(batch):
         return Plan(status)
     return Plan(status, after=PROBLEM_POLL_SECONDS if _is_slow(batch, now) else POD_PATIENCE.total_seconds())
@@ -288,7 +290,7 @@ def _claim(observed: Observed) -> Plan:
 def _admitted_status(observed: Observed, now: datetime, problem: str = "") -> dict[str, Any]:
     job_type = observed.job_type
     effective = jobtypes.effective(observed.spec, job_type) if job_type is not None else None
-    return jobstatuses.admitted(
+    return statuses.admitted(
         observed.job, observed.tenant, observed.holder, effective, now, batch=observed.batch, problem=problem
     )
 
@@ -315,7 +317,7 @@ def _stop(batch: Body) -> tuple[Action, ...]:
 
 
 def _end(observed: Observed, now: datetime, reason: str, message: str) -> Plan:
-    status = jobstatuses.ended(observed.job, observed.tenant, reason, message, now)
+    status = statuses.ended(observed.job, observed.tenant, reason, message, now)
     return Plan(status, _farewell(observed, wait_for_pods=True))
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from manifestry.core import names
+from manifestry.core.kube import names
 
 Lease = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
-from manifestry.core.quotas import Usage
+from manifestry.core.quota.quotas import Usage
 
 
 class State(Enum):

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from manifestry.core import quotas
-from manifestry.core.holders import (
+from manifestry.core.quota import quotas
+from manifestry.core.quota.holders import (
     Holder,
     Ledger,
     LiveJob,
@@ -22,7 +22,7 @@ from manifestry.core.holders import (
     parse,
     render,
 )
-from manifestry.core.quotas import Limits
+from manifestry.core.quota.quotas import Limits
 
 __all__ = [
     "MAX_HOLDERS",

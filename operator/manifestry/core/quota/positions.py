@@ -1,12 +1,10 @@
 """Usage and queue positions as a tenant sees them: derived from ledgers and limits, never stored."""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from manifestry.core import ledgers, quotas, storageartifacts, storagequotas
-from manifestry.core.storagecharges import Account, Totals, build
+from manifestry.core.quota import ledgers, quotas
 
 
 @dataclass(frozen=True)
@@ -40,22 +38,6 @@ def usage(tenant: str, job_type: str, ledger: ledgers.Ledger | None, limits: quo
         "initialized": ledger is not None and ledger.initialized,
     }
     return {key: value for key, value in row.items() if value is not None}
-
-
-def storage(
-    artifacts: Iterable[Mapping[str, Any]], limits: storagequotas.Limits, account: Account | None
-) -> dict[str, Any]:
-    """Return what a tenant stores and may store; an unlimited limit is absent.
-
-    Args:
-        artifacts: its Artifacts, which are counted where there is no ledger.
-        limits: its limits.
-        account: its storage ledger; None without a limit.
-    """
-    if account is not None and account.initialized:
-        return dict(storagequotas.usage(account, limits))
-    sizes = [storageartifacts.stored_bytes(each) for each in artifacts]
-    return storagequotas.usage(build((), Totals(sum(sizes), len(sizes))), limits)
 
 
 def _microseconds(time: datetime) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from manifestry.core import bodies, conditions
+from manifestry.core.kube import bodies, conditions
 
 ANY = "*"
 NOTHING: Mapping[str, Any] = {"maxRunning": 0, "maxQueued": 0}  # unreadable rows refuse, never overshoot

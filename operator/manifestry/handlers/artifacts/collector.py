@@ -1,7 +1,7 @@
 """Garbage: look at every blob of every tenant now and then, mark what nothing refers to, remove it later.
 
-Everything is read page by page; of a tenant's references 8 bytes each are held. `core.garbage` decides,
-`adapters.inventory` removes.
+Everything is read page by page; of a tenant's references 8 bytes each are held. `core.blobs.garbage` decides,
+`adapters.store.inventory` removes.
 """
 
 import logging
@@ -9,11 +9,14 @@ from array import array
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 
-from manifestry.adapters import cluster, inventory, pacing, store
-from manifestry.adapters.storage_metrics import METRICS
-from manifestry.core import garbage, names
-from manifestry.core.garbage import Blob, Named, Observed, References, Referrers
-from manifestry.handlers.registry import Context
+from manifestry.adapters.kube import apierrors, cluster
+from manifestry.adapters.queues import pacing
+from manifestry.adapters.store import inventory, ports
+from manifestry.adapters.telemetry.storage_metrics import METRICS
+from manifestry.core.blobs import garbage
+from manifestry.core.blobs.garbage import Blob, Named, Observed, References, Referrers
+from manifestry.core.kube import names
+from manifestry.handlers.runtime.registry import Context
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class Collector:
             if not await self._is_ours(known):
                 return False
             tenants = await self._inventory.tenants()
-        except (cluster.ApiError, store.StoreError) as error:
+        except (apierrors.ApiError, ports.StoreError) as error:
             self._failed(error)
             return False
         namespaces = {uid: name for name, uid in known.items()}
@@ -92,7 +95,7 @@ class Collector:
     async def _attempt_reap(self) -> None:
         try:
             reaped = await self._inventory.reap()
-        except store.StoreError as error:
+        except ports.StoreError as error:
             self._failed(error)
         else:
             if reaped:
@@ -101,7 +104,7 @@ class Collector:
     async def _attempt(self, tenant_uid: str, namespace: str | None) -> bool:
         try:
             await self._collect(tenant_uid, namespace)
-        except (cluster.ApiError, store.StoreError, garbage.PinError) as error:
+        except (apierrors.ApiError, ports.StoreError, garbage.PinError) as error:
             self._failed(error, tenant_uid)
             return False
         except Exception:  # an outermost boundary: the other tenants, and the next run

@@ -3,25 +3,30 @@
 from dataclasses import replace
 from typing import Any
 
-from manifestry.adapters import cluster, fetchqueues
-from manifestry.adapters.ledgerbooks import LedgerError
-from manifestry.core import artifacts, fetches, sources, storageartifacts, storagequotas
-from manifestry.core.artifacts import Observed
-from manifestry.core.storagequotas import STEP_BYTES, Wanted
-from manifestry.handlers import storagequotas as quotas
-from manifestry.handlers.registry import Context
+from manifestry.adapters.fetching import queues
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota.books import LedgerError
+from manifestry.core.artifacts import fetches, sources, steps
+from manifestry.core.artifacts import lives as artifact_lives
+from manifestry.core.artifacts.plans import Observed
+from manifestry.core.quota.storage import grants
+from manifestry.core.quota.storage import limits as storage_limits
+from manifestry.core.quota.storage import lives as storage_lives
+from manifestry.core.quota.storage.grants import STEP_BYTES, Wanted
+from manifestry.handlers.quota import storagequotas as quotas
+from manifestry.handlers.runtime.registry import Context
 
 _BUSY = fetches.Failure(
     "StoreUnavailable", "the tenant's storage ledger cannot be changed at present", "soon"
 )
 
 
-def wanted(ctx: Context, observed: Observed, orders: dict[str, fetches.Order]) -> fetchqueues.Wanted:
+def wanted(ctx: Context, observed: Observed, orders: dict[str, fetches.Order]) -> queues.Wanted:
     """Return what an artifact's downloads may take, by what is known before they begin."""
     metadata, now = observed.body["metadata"], ctx.clock.now()
-    known = artifacts.needed_bytes(observed, now) or 0
+    known = steps.needed_bytes(observed, now) or 0
     account = ctx.storage.books.account(metadata["namespace"]) if ctx.storage is not None else None
-    return fetchqueues.Wanted(
+    return queues.Wanted(
         metadata["namespace"],
         metadata["name"],
         metadata["uid"],
@@ -29,13 +34,13 @@ def wanted(ctx: Context, observed: Observed, orders: dict[str, fetches.Order]) -
         orders,
         sources.retry_seconds(observed.evidence.created, now),
         known - sum(order.size_bytes or 0 for order in orders.values()),
-        0 if account is None else storagequotas.held_bytes(account, _charge_of(observed, known)),
+        0 if account is None else grants.held_bytes(account, _charge_of(observed, known)),
         _Charge(ctx, observed),
     )
 
 
 class _Charge:
-    """See `fetchqueues.Charge`.
+    """See `queues.Charge`.
 
     Args:
         ctx: the operator's ports.
@@ -49,14 +54,14 @@ class _Charge:
     async def __call__(self, total_bytes: int, *, is_whole: bool) -> int:
         """Charge the artifact as a whole, in steps while it is not known how much comes."""
         ctx, tenant = self._ctx, self._observed.tenant
-        limits = storagequotas.UNLIMITED if tenant is None else quotas.limits_of(ctx, tenant.name)
+        limits = storage_limits.UNLIMITED if tenant is None else quotas.limits_of(ctx, tenant.name)
         if ctx.storage is None or not limits.is_set:
             return total_bytes + STEP_BYTES  # then look again: there may be a quota by now
         asked = _charge_of(self._observed, total_bytes, step=not is_whole)
         namespace = self._observed.body["metadata"]["namespace"]
         try:
             grant = await quotas.reserve(ctx, ctx.storage, namespace, asked, limits)
-        except (LedgerError, cluster.ApiError) as error:
+        except (LedgerError, apierrors.ApiError) as error:
             raise fetches.FetchError(_BUSY) from error
         if grant.charge is None:
             raise fetches.NoRoomError(fetches.NoRoom(total_bytes, at_least=not is_whole))
@@ -79,13 +84,13 @@ async def give_back(ctx: Context, observed: Observed) -> None:
     account = ctx.storage.books.account(namespace) if ctx.storage is not None else None
     if ctx.storage is None or account is None:
         return
-    if storageartifacts.is_stored(observed.body) or not artifacts.is_fetched(observed.body):
+    if storage_lives.is_stored(observed.body) or not artifact_lives.is_fetched(observed.body):
         return
     kept = _kept(ctx, observed)
     if kept is None:
         return
-    left = _charge_of(kept, artifacts.needed_bytes(kept, now) or 0)
-    if storagequotas.trim(account, left, now)[1]:
+    left = _charge_of(kept, steps.needed_bytes(kept, now) or 0)
+    if grants.trim(account, left, now)[1]:
         await ctx.storage.books.trim(namespace, left)
 
 
@@ -105,5 +110,5 @@ def _kept(ctx: Context, observed: Observed) -> Observed | None:
 
 def _charge_of(observed: Observed, size_bytes: int, *, step: bool = False) -> Wanted:
     metadata: dict[str, Any] = observed.body["metadata"]
-    recorded = storageartifacts.recorded(observed.body)
+    recorded = storage_lives.recorded(observed.body)
     return Wanted(metadata["uid"], metadata["name"], size_bytes, step, recorded=recorded)

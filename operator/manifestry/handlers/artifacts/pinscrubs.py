@@ -5,13 +5,16 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Final
 
-from manifestry.adapters import cluster, inventory, store
-from manifestry.adapters.storage_metrics import METRICS
-from manifestry.core import garbage, names, scrubs
-from manifestry.core.garbage import Pin
-from manifestry.core.scrubs import Finding
-from manifestry.handlers.readbacks import Readback
-from manifestry.handlers.registry import Context
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.store import inventory, ports
+from manifestry.adapters.telemetry.storage_metrics import METRICS
+from manifestry.core.artifacts import scrubs
+from manifestry.core.artifacts.scrubs import Finding
+from manifestry.core.blobs import garbage
+from manifestry.core.blobs.garbage import Pin
+from manifestry.core.kube import names
+from manifestry.handlers.artifacts.readbacks import Readback
+from manifestry.handlers.runtime.registry import Context
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class PinScrub:
         """Read back the pins of every tenant that wait longest; tell whether there are more of them."""
         try:
             tenants = await self._inventory.tenants()
-        except store.StoreError as error:
+        except ports.StoreError as error:
             _failed("", error)
             return False
         return any([await self._attempt(tenant_uid) for tenant_uid in tenants])
@@ -48,7 +51,7 @@ class PinScrub:
     async def _attempt(self, tenant_uid: str) -> bool:
         try:
             return await self._tenant(tenant_uid)
-        except (store.StoreError, cluster.ApiError, garbage.PinError) as error:
+        except (ports.StoreError, apierrors.ApiError, garbage.PinError) as error:
             _failed(tenant_uid, error)
             return False
 
@@ -85,7 +88,7 @@ class PinScrub:
         event = scrubs.event(body, finding, scrubs.retained(digest, finding), now, instance)
         try:
             await self._ctx.client.create(names.EVENTS, event, namespace)
-        except cluster.ApiError as error:  # the log says the same
+        except apierrors.ApiError as error:  # the log says the same
             _logger.warning("event not written", extra={"error": str(error)})
 
     def _namespace(self, tenant_uid: str) -> str | None:

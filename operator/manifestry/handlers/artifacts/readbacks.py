@@ -7,10 +7,11 @@ from contextlib import aclosing
 from datetime import timedelta
 from typing import Final, Literal
 
-from manifestry.adapters import inventory, pacing, store
-from manifestry.adapters.storage_metrics import METRICS
-from manifestry.core import digests
-from manifestry.handlers.registry import Context
+from manifestry.adapters.queues import pacing
+from manifestry.adapters.store import inventory, ports
+from manifestry.adapters.telemetry.storage_metrics import METRICS
+from manifestry.core.blobs import digests
+from manifestry.handlers.runtime.registry import Context
 
 REMEMBERED: Final = 10_000  # digests that many Artifacts share need to be read once in a period
 
@@ -61,7 +62,7 @@ class Readback:
     async def _is_there(self, tenant_uid: str, digest: str) -> bool:
         try:
             return await self._ctx.store.confirm(tenant_uid, digest) is not None
-        except store.BlobDamagedError:  # not even a file
+        except ports.BlobDamagedError:  # not even a file
             return True
 
     async def _is_sound(self, tenant_uid: str, digest: str) -> bool:
@@ -72,7 +73,7 @@ class Readback:
                     await asyncio.to_thread(sha256.update, view)
                     METRICS.scrubbed_bytes.inc(len(view))
                     await self._pace.spend(len(view))
-        except store.BlobDamagedError:
+        except ports.BlobDamagedError:
             return False
         return digests.equal(f"{digests.ALGORITHM}:{sha256.hexdigest()}", digest)
 

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, assert_never
 
-from manifestry.adapters import cluster, inventory, store
-from manifestry.core import artifacts, manifests, names, sources
-from manifestry.core.artifacts import (
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.store import inventory, ports
+from manifestry.core.artifacts import lives, manifests, sources, steps
+from manifestry.core.artifacts.plans import (
     Action,
     DropFetched,
     DropPin,
@@ -18,9 +19,11 @@ from manifestry.core.artifacts import (
     PutPin,
     Tenant,
 )
-from manifestry.core.sources import Evidence, Reference
-from manifestry.handlers import fetchcharges, storagequotas
-from manifestry.handlers.registry import Context
+from manifestry.core.artifacts.sources import Evidence, Reference
+from manifestry.core.kube import names
+from manifestry.handlers.artifacts import fetchcharges
+from manifestry.handlers.quota import storagequotas
+from manifestry.handlers.runtime.registry import Context
 
 KIND = names.ARTIFACTS.kind
 CONFLICT_RETRY_SECONDS = 0.2  # somebody else has written: read again
@@ -44,7 +47,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
         ApiError: the API server did not do what was asked; the queue tries again.
     """
     body = await _find(ctx, names.ARTIFACTS, namespace, name)
-    wanted = artifacts.lookups(body) if body is not None else None
+    wanted = steps.lookups(body) if body is not None else None
     if body is None:
         storagequotas.gone(ctx, namespace, name)
     else:
@@ -55,11 +58,11 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
     observed = Observed(body, await _tenant(ctx, namespace))
     try:
         observed = await _gather(ctx, observed, wanted)
-        plan = artifacts.plan(observed, ctx.clock.now())
+        plan = steps.plan(observed, ctx.clock.now())
         await _apply(ctx, body, plan)
         settled: Observed | None = observed
-    except (store.StoreUnavailableError, store.StoreFullError, store.BlobDamagedError) as error:
-        plan, settled = artifacts.unavailable(observed, str(error), ctx.clock.now()), None
+    except (ports.StoreUnavailableError, ports.StoreFullError, ports.BlobDamagedError) as error:
+        plan, settled = steps.unavailable(observed, str(error), ctx.clock.now()), None
     return await _write_status(ctx, body, plan, settled)
 
 
@@ -70,7 +73,7 @@ async def _gather(ctx: Context, observed: Observed, wanted: Lookups) -> Observed
     evidence = Evidence(
         await _sizes(ctx, observed.tenant, wanted.digests),
         {reference: await _content(ctx, namespace, reference) for reference in wanted.references},
-        artifacts.created(body),
+        lives.created(body),
     )
     found = Observed(body, observed.tenant, evidence, await _subject(ctx, namespace, wanted.subject))
     found = await storagequotas.charge(ctx, found)
@@ -78,7 +81,7 @@ async def _gather(ctx: Context, observed: Observed, wanted: Lookups) -> Observed
         return found
     fetched = _fetch(ctx, found)
     charged = await storagequotas.charge(ctx, fetched) if fetched.evidence.downloads else fetched
-    if charged.is_over_quota or artifacts.short_of_room(charged):
+    if charged.is_over_quota or steps.short_of_room(charged):
         _forget(ctx, namespace, body["metadata"]["name"])  # the size is remembered, the bytes would take room
     return charged
 
@@ -87,7 +90,7 @@ def _fetch(ctx: Context, observed: Observed) -> Observed:
     """Ask how far the downloads are; they run beside the reconciles and wake the Artifact at their end."""
     if ctx.fetches is None:
         return replace(observed, evidence=replace(observed.evidence, downloads=None))
-    orders = artifacts.orders(observed, ctx.clock.now())
+    orders = steps.orders(observed, ctx.clock.now())
     if not orders:
         return observed
     wanted = fetchcharges.wanted(ctx, observed, orders)
@@ -110,8 +113,8 @@ async def _act(ctx: Context, body: Body, action: Action) -> None:
             await ctx.store.put(tenant_uid, data)
         case PublishStaged(tenant_uid, upload_id, digest, size_bytes):
             try:
-                await ctx.store.publish(tenant_uid, store.Staged(upload_id, digest, size_bytes))
-            except store.BlobNotFoundError:  # collected meanwhile: the next look fetches once more
+                await ctx.store.publish(tenant_uid, ports.Staged(upload_id, digest, size_bytes))
+            except ports.BlobNotFoundError:  # collected meanwhile: the next look fetches once more
                 _forget(ctx, body["metadata"]["namespace"], body["metadata"]["name"])
                 raise
         case PutPin(tenant_uid, artifact_uid, content):
@@ -130,9 +133,9 @@ async def _write_status(ctx: Context, body: Body, plan: Plan, observed: Observed
         written = {**body, "status": plan.status}
         try:
             await ctx.client.replace(names.ARTIFACTS, written, subresource="status")
-        except cluster.NotFoundError:
+        except apierrors.NotFoundError:
             return None
-        except cluster.ConflictError:
+        except apierrors.ConflictError:
             return CONFLICT_RETRY_SECONDS
         await storagequotas.settle(ctx, body, written)
     if observed is not None:
@@ -157,14 +160,14 @@ async def _sizes(ctx: Context, tenant: Tenant, digests: Iterable[str]) -> dict[s
 async def _content(ctx: Context, namespace: str, reference: Reference) -> bytes | sources.Absent:
     try:
         body = await _find(ctx, _RESOURCES[reference.kind], namespace, reference.name)
-    except cluster.ForbiddenError:
+    except apierrors.ForbiddenError:
         return sources.Absent.FORBIDDEN
     return sources.content(reference, body)
 
 
 async def _subject(ctx: Context, namespace: str, name: str) -> manifests.Descriptor | None:
     body = await _find(ctx, names.ARTIFACTS, namespace, name) if name else None
-    return None if body is None else artifacts.manifest_of(body)
+    return None if body is None else lives.manifest_of(body)
 
 
 async def _find(
@@ -172,5 +175,5 @@ async def _find(
 ) -> dict[str, Any] | None:
     try:
         return await ctx.client.get(resource, name, namespace)
-    except cluster.NotFoundError:
+    except apierrors.NotFoundError:
         return None

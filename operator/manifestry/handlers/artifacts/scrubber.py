@@ -9,12 +9,14 @@ bytes again heals every Artifact that has them.
 import logging
 from datetime import timedelta
 
-from manifestry.adapters import cluster, store
-from manifestry.adapters.storage_metrics import METRICS
-from manifestry.core import artifacts, names, scrubs
-from manifestry.core.scrubs import Due, Finding
-from manifestry.handlers import pinscrubs, readbacks
-from manifestry.handlers.registry import Context
+from manifestry.adapters.kube import apierrors, cluster
+from manifestry.adapters.store import ports
+from manifestry.adapters.telemetry.storage_metrics import METRICS
+from manifestry.core.artifacts import lives, scrubs
+from manifestry.core.artifacts.scrubs import Due, Finding
+from manifestry.core.kube import names
+from manifestry.handlers.artifacts import pinscrubs, readbacks
+from manifestry.handlers.runtime.registry import Context
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class Scrubber:
     async def _artifacts(self) -> bool:
         try:
             work = await self._due()
-        except cluster.ApiError as error:
+        except apierrors.ApiError as error:
             _logger.warning("artifacts not listed for the scrub", extra={"error": str(error)})
             return False
         progress = [await self._attempt(due) for due in work]
@@ -71,7 +73,7 @@ class Scrubber:
     async def _attempt(self, due: Due) -> bool:
         try:
             await self.verify(due.namespace, due.name)
-        except (cluster.ApiError, store.StoreError) as error:
+        except (apierrors.ApiError, ports.StoreError) as error:
             METRICS.scrub_failures.inc()
             _logger.warning(
                 "artifact not read back",
@@ -84,7 +86,7 @@ class Scrubber:
         """Read back what one Artifact has, and write down what came of it."""
         body = await self._find(namespace, name)
         tenant_uid = self._ctx.caches.tenant_uid(namespace)
-        if body is None or tenant_uid is None or not artifacts.is_ready(body):
+        if body is None or tenant_uid is None or not lives.is_ready(body):
             return
         parts = scrubs.parts(body)
         results = {
@@ -106,7 +108,7 @@ class Scrubber:
         )
         async for page in self._ctx.client.pages(names.ARTIFACTS, namespace):
             for body in page:
-                if artifacts.is_ready(body) and any(part.digest == digest for part in scrubs.parts(body)):
+                if lives.is_ready(body) and any(part.digest == digest for part in scrubs.parts(body)):
                     await self._write_broken(body, digest, finding)
 
     async def _write_broken(self, body: cluster.Object, digest: str, finding: Finding) -> None:
@@ -116,7 +118,7 @@ class Scrubber:
                 await self._tell(body, digest, finding)
                 return
             found = await self._find(namespace, name)
-            if found is None or not artifacts.is_ready(found):
+            if found is None or not lives.is_ready(found):
                 return  # it is being looked at anyway
             body = found
 
@@ -125,30 +127,26 @@ class Scrubber:
         event = scrubs.event(body, finding, scrubs.message(body, digest, finding), now, instance)
         try:
             await self._ctx.client.create(names.EVENTS, event, event["metadata"]["namespace"])
-        except cluster.ApiError as error:  # the condition says the same
+        except apierrors.ApiError as error:  # the condition says the same
             _logger.warning("event not written", extra={"error": str(error)})
 
     async def _write_verified(self, namespace: str, name: str, read: frozenset[str]) -> None:
         """Write the time, unless the Artifact has changed meanwhile: then it will be its turn again."""
         body = await self._find(namespace, name)
-        if (
-            body is not None
-            and artifacts.is_ready(body)
-            and {each.digest for each in scrubs.parts(body)} <= read
-        ):
+        if body is not None and lives.is_ready(body) and {each.digest for each in scrubs.parts(body)} <= read:
             await self._write(body, scrubs.verified(body, self._ctx.clock.now()))
 
     async def _write(self, body: cluster.Object, status: cluster.Object) -> bool:
         try:
             await self._ctx.client.replace(names.ARTIFACTS, {**body, "status": status}, subresource="status")
-        except cluster.ConflictError:
+        except apierrors.ConflictError:
             return False
-        except cluster.NotFoundError:
+        except apierrors.NotFoundError:
             return True
         return True
 
     async def _find(self, namespace: str, name: str) -> cluster.Object | None:
         try:
             return await self._ctx.client.get(names.ARTIFACTS, name, namespace)
-        except cluster.NotFoundError:
+        except apierrors.NotFoundError:
             return None

@@ -10,10 +10,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from manifestry.adapters import cluster, sessions
-from manifestry.adapters.ledgerbooks import LedgerError
-from manifestry.core import artifacts, conditions, names, storagecharges, uploads
-from manifestry.handlers.registry import Context
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota.books import LedgerError
+from manifestry.adapters.store import session_ports
+from manifestry.core.artifacts import lives, uploads
+from manifestry.core.kube import conditions, names
+from manifestry.core.quota.storage import charges as storage_charges
+from manifestry.handlers.runtime.registry import Context
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +32,7 @@ class Collector:
         sessions: the resumable uploads of the store.
     """
 
-    sessions: sessions.Sessions
+    sessions: session_ports.Sessions
     _next: float = field(default=float("-inf"), init=False)
 
     async def resync(self, ctx: Context) -> None:
@@ -79,8 +82,8 @@ async def _give_back(ctx: Context, session: uploads.Session) -> None:
     """Give back what a session was charged that is gone; at the latest its lease ends that."""
     if ctx.storage is None:
         return
-    key = storagecharges.upload(session.artifact_uid, session.session_id)
-    with contextlib.suppress(LedgerError, cluster.ApiError):  # also for a tenant without a quota
+    key = storage_charges.upload(session.artifact_uid, session.session_id)
+    with contextlib.suppress(LedgerError, apierrors.ApiError):  # also for a tenant without a quota
         await ctx.storage.books.release(session.namespace, key)
 
 
@@ -97,9 +100,9 @@ async def _give_back_unknown(ctx: Context, known: Collection[str], before: datet
     books, count = ctx.storage.books, 0
     for namespace in tuple(ctx.caches.namespaces):
         account = books.account(namespace)
-        for key in storagecharges.resting(account, before) if account is not None else ():
-            if storagecharges.token_of(key) not in known:
-                with contextlib.suppress(LedgerError, cluster.ApiError):
+        for key in storage_charges.resting(account, before) if account is not None else ():
+            if storage_charges.token_of(key) not in known:
+                with contextlib.suppress(LedgerError, apierrors.ApiError):
                     count += await books.release(namespace, key)
     return count
 
@@ -107,8 +110,8 @@ async def _give_back_unknown(ctx: Context, known: Collection[str], before: datet
 async def _is_awaited(ctx: Context, session: uploads.Session) -> bool:
     try:
         found = await ctx.client.get(names.ARTIFACTS, session.artifact_name, session.namespace)
-    except cluster.NotFoundError:
+    except apierrors.NotFoundError:
         found = None
     has_failed = found is not None and conditions.kstatus(found) == "Failed"
-    is_lost = found is not None and artifacts.is_lost(found)
+    is_lost = found is not None and lives.is_lost(found)
     return uploads.is_awaited(session, found, has_failed=has_failed, is_lost=is_lost)

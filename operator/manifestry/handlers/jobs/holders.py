@@ -4,12 +4,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from manifestry.adapters import cluster, quota_metrics
-from manifestry.adapters.ledgers import NotReadyError
-from manifestry.core import batchjobs, ledgers, names, quotas
-from manifestry.core.jobs import Observed, live_job
-from manifestry.handlers.quotas import limits_of, wake
-from manifestry.handlers.registry import Context
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota.books import NotReadyError
+from manifestry.adapters.telemetry import quota_metrics
+from manifestry.core.jobs import batchjobs
+from manifestry.core.jobs.lives import live_job
+from manifestry.core.jobs.plans import Observed
+from manifestry.core.kube import names
+from manifestry.core.quota import ledgers, quotas
+from manifestry.handlers.quota.quotas import limits_of, wake
+from manifestry.handlers.runtime.registry import Context
 
 Transition = Callable[[ledgers.Ledger], tuple[ledgers.Ledger, ledgers.Outcome]]
 
@@ -144,7 +148,7 @@ async def delete_batch(ctx: Context, namespace: str, name: str, uid: str) -> Non
     """Stop a batch Job; foreground: its object stays until its pods are gone, so its absence says so."""
     try:
         await ctx.client.delete(names.BATCH_JOBS, name, namespace, propagation="Foreground", uid=uid)
-    except cluster.NotFoundError:
+    except apierrors.NotFoundError:
         return
 
 

@@ -5,13 +5,16 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, assert_never
 
-from manifestry.adapters import cluster, quota_metrics
-from manifestry.adapters.ledgers import ContentionError
-from manifestry.core import conditions, jobs, jobshapes, jobstatuses, jobtypes, ledgers, names
-from manifestry.core.jobs import Observed
-from manifestry.handlers import holders
-from manifestry.handlers.quotas import AmbiguousTenantError, find, job_type_of, load, tenant_of
-from manifestry.handlers.registry import Context
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota.books import ContentionError
+from manifestry.adapters.telemetry import quota_metrics
+from manifestry.core.jobs import shapes, statuses, steps
+from manifestry.core.jobs.plans import Observed
+from manifestry.core.kube import bodies, conditions, names
+from manifestry.core.quota import ledgers
+from manifestry.handlers.jobs import holders
+from manifestry.handlers.quota.quotas import AmbiguousTenantError, find, job_type_of, load, tenant_of
+from manifestry.handlers.runtime.registry import Context
 
 _logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
         return await _reconcile(ctx, namespace, name)
     except holders.LaterError as later:
         return later.seconds
-    except (cluster.ConflictError, ContentionError):
+    except (apierrors.ConflictError, ContentionError):
         return CONFLICT_SECONDS
 
 
@@ -51,7 +54,7 @@ async def _reconcile(ctx: Context, namespace: str, name: str) -> float | None:
     if observed is None:
         return leftovers
     for _ in range(MAX_PASSES):
-        plan = jobs.plan(observed, ctx.clock.now())
+        plan = steps.plan(observed, ctx.clock.now())
         observed = await _apply(ctx, observed, plan)
         if not plan.again:
             return _earlier(plan.after, leftovers)
@@ -62,10 +65,10 @@ async def _gather(ctx: Context, namespace: str, name: str) -> Observed | None:
     found = await find(ctx, names.JOBS, name, namespace)
     if found is None:
         return None
-    job = jobshapes.tame(found)
-    if faults := jobshapes.faults(job):
+    job = shapes.tame(found)
+    if faults := shapes.faults(job):
         return Observed(job, malformed="; ".join(error.message for error in faults))
-    uid, job_type = job["metadata"]["uid"], jobtypes.spec_of(job)["jobType"]
+    uid, job_type = job["metadata"]["uid"], bodies.spec_of(job)["jobType"]
     ledger = await ctx.ledgers.lookup(namespace, job_type)
     observed = Observed(
         job,
@@ -74,7 +77,7 @@ async def _gather(ctx: Context, namespace: str, name: str) -> Observed | None:
         batch=await find(ctx, names.BATCH_JOBS, names.batch_job_name(name, uid), namespace),
     )
     observed = await _with_tenant(ctx, observed, namespace)
-    if not jobs.wants_pods(observed, ctx.clock.now()):
+    if not steps.wants_pods(observed, ctx.clock.now()):
         return observed
     return replace(observed, pods=tuple(await holders.pods_of(ctx, namespace, uid)))
 
@@ -84,12 +87,12 @@ async def _with_tenant(ctx: Context, observed: Observed, namespace: str) -> Obse
     try:
         return replace(observed, tenant=await tenant_of(ctx, namespace))
     except AmbiguousTenantError as error:
-        if observed.is_started or jobs.is_terminal(observed.job):
+        if observed.is_started or steps.is_terminal(observed.job):
             return replace(observed, tenant=(observed.job.get("status") or {}).get("tenant"))
         return replace(observed, untenanted=f"waiting: {error}")
 
 
-async def _apply(ctx: Context, observed: Observed, plan: jobs.Plan) -> Observed:
+async def _apply(ctx: Context, observed: Observed, plan: steps.Plan) -> Observed:
     if plan.status is not None:
         observed = await _write_status(ctx, observed, plan.status)
     for action in plan.actions:
@@ -97,24 +100,24 @@ async def _apply(ctx: Context, observed: Observed, plan: jobs.Plan) -> Observed:
     return observed
 
 
-async def _act(ctx: Context, observed: Observed, action: jobs.Action) -> Observed:
+async def _act(ctx: Context, observed: Observed, action: steps.Action) -> Observed:
     match action:
-        case jobs.Claim(job):
+        case steps.Claim(job):
             observed = await holders.claim(ctx, observed, job)
-        case jobs.Park(holder):
+        case steps.Park(holder):
             observed = await holders.park(ctx, observed, holder)
-        case jobs.Release(wait_for_pods):
+        case steps.Release(wait_for_pods):
             observed = await holders.release(ctx, observed, wait_for_pods)
-        case jobs.CreateBatch(body):
+        case steps.CreateBatch(body):
             observed = await _create_batch(ctx, observed, body)
-        case jobs.Unsuspend(name, uid):
+        case steps.Unsuspend(name, uid):
             observed = await _unsuspend(ctx, observed, name, uid)
-        case jobs.SetDeadline(name, uid, seconds):
+        case steps.SetDeadline(name, uid, seconds):
             patch = {"metadata": {"uid": uid}, "spec": {"activeDeadlineSeconds": seconds}}
             observed = replace(observed, batch=await _patch_batch(ctx, observed, name, patch))
-        case jobs.DeleteBatch(name, uid):
+        case steps.DeleteBatch(name, uid):
             await holders.delete_batch(ctx, holders.namespace_of(observed), name, uid)
-        case jobs.SetTtl(name, seconds):
+        case steps.SetTtl(name, seconds):
             await _patch_batch(ctx, observed, name, {"spec": {"ttlSecondsAfterFinished": seconds}})
         case other:
             assert_never(other)
@@ -127,7 +130,7 @@ async def _write_status(ctx: Context, observed: Observed, status: dict[str, Any]
         return observed
     try:
         job = await ctx.client.replace(names.JOBS, {**observed.job, "status": status}, subresource="status")
-    except cluster.NotFoundError as error:  # deleted meanwhile: look again, then its holder is cleared
+    except apierrors.NotFoundError as error:  # deleted meanwhile: look again, then its holder is cleared
         raise holders.LaterError(CONFLICT_SECONDS) from error
     _measure(observed.job, job, ctx.clock.now())
     return replace(observed, job=job)
@@ -137,12 +140,12 @@ async def _create_batch(ctx: Context, observed: Observed, body: dict[str, Any]) 
     namespace = holders.namespace_of(observed)
     try:
         batch = await ctx.client.create(names.BATCH_JOBS, body, namespace)
-    except cluster.AlreadyExistsError:
+    except apierrors.AlreadyExistsError:
         batch = await ctx.client.get(names.BATCH_JOBS, body["metadata"]["name"], namespace)
-    except cluster.ForbiddenError as error:  # a full ResourceQuota, a policy: it may be allowed later
+    except apierrors.ForbiddenError as error:  # a full ResourceQuota, a policy: it may be allowed later
         _logger.warning("batch Job refused for now", extra={"namespace": namespace, "error": error.message})
         return replace(observed, denied=error.message)
-    except cluster.ApiError as error:
+    except apierrors.ApiError as error:
         if error.status in REFUSED_FOR_GOOD:
             return replace(observed, refused=error.message)
         await _tell_failure(ctx, observed, error.message)
@@ -154,7 +157,7 @@ async def _tell_failure(ctx: Context, observed: Observed, message: str) -> None:
     """Write down why there is no batch Job yet, unless it was the first attempt: mostly the next succeeds."""
     metadata = observed.job["metadata"]
     if ctx.queue.failures((KIND, metadata["namespace"], metadata["name"])):
-        status = jobs.plan(replace(observed, denied=message), ctx.clock.now()).status
+        status = steps.plan(replace(observed, denied=message), ctx.clock.now()).status
         if status is not None:
             await _write_status(ctx, observed, status)
 
@@ -162,7 +165,7 @@ async def _tell_failure(ctx: Context, observed: Observed, message: str) -> None:
 async def _patch_batch(ctx: Context, observed: Observed, name: str, patch: dict[str, Any]) -> dict[str, Any]:
     try:
         return await ctx.client.merge_patch(names.BATCH_JOBS, name, patch, holders.namespace_of(observed))
-    except cluster.NotFoundError as error:  # gone meanwhile: look again
+    except apierrors.NotFoundError as error:  # gone meanwhile: look again
         raise holders.LaterError(CONFLICT_SECONDS) from error
 
 
@@ -190,10 +193,10 @@ def _earlier(first: float | None, second: float | None) -> float | None:
     return min(known, default=None)
 
 
-def _measure(before: jobs.Body, after: jobs.Body, now: datetime) -> None:
+def _measure(before: steps.Body, after: steps.Body, now: datetime) -> None:
     """Count the two latencies from the objects' own times, so that a restart loses nothing."""
-    was, reason = jobstatuses.reason(before), jobstatuses.reason(after)
-    job_type = str(jobtypes.spec_of(after).get("jobType"))
+    was, reason = statuses.reason(before), statuses.reason(after)
+    job_type = str(bodies.spec_of(after).get("jobType"))
     if reason == "Admitted" != was:
         seconds = _seconds_since(after["metadata"].get("creationTimestamp"), now)
         quota_metrics.METRICS.queue_wait.labels(job_type).observe(seconds)

@@ -1,9 +1,11 @@
 """JobTypes: say whether they can be used, and see to a ledger for each tenant."""
 
-from manifestry.core import jobtypes, names
-from manifestry.handlers import ledgers, statuses
-from manifestry.handlers.quotas import find
-from manifestry.handlers.registry import Context
+from manifestry.core.jobs import jobtypes
+from manifestry.core.kube import names
+from manifestry.handlers.quota import ledgers
+from manifestry.handlers.quota.quotas import find
+from manifestry.handlers.runtime import statuses
+from manifestry.handlers.runtime.registry import Context
 
 KIND = names.JOB_TYPES.kind
 

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from manifestry.adapters import cluster, quota_metrics
-from manifestry.adapters.ledgers import LedgerError, NotReadyError, World
-from manifestry.core import batchjobs, jobs, jobshapes, jobtypes, ledgers, names, quotas
-from manifestry.handlers.quotas import (
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota.books import LedgerError, NotReadyError
+from manifestry.adapters.quota.ledgers import World
+from manifestry.adapters.telemetry import quota_metrics
+from manifestry.core.jobs import batchjobs, shapes, steps
+from manifestry.core.kube import bodies, names
+from manifestry.core.quota import ledgers, quotas
+from manifestry.handlers.quota.quotas import (
     AmbiguousTenantError,
     is_leaving,
     job_type_of,
@@ -19,7 +23,7 @@ from manifestry.handlers.quotas import (
     tenant_of,
     wake,
 )
-from manifestry.handlers.registry import Context
+from manifestry.handlers.runtime.registry import Context
 
 _logger = logging.getLogger(__name__)
 
@@ -86,7 +90,7 @@ async def resync(ctx: Context) -> None:
         try:
             async with asyncio.timeout(REPAIR_SECONDS):
                 await ensure_all(ctx, namespace, tenant)
-        except (LedgerError, cluster.ApiError, TimeoutError) as error:
+        except (LedgerError, apierrors.ApiError, TimeoutError) as error:
             if not is_leaving(ctx, namespace):  # it may have begun to leave meanwhile
                 _logger.warning("ledgers not repaired", extra={"namespace": namespace, "error": repr(error)})
                 failed.append(error)
@@ -203,14 +207,14 @@ async def _live_jobs(
     live: dict[str, tuple[str, ledgers.LiveJob]] = {}
     woken: set[str] = set()
     async for page in ctx.client.pages(names.JOBS, namespace):
-        for body in map(jobshapes.tame, page):
-            uid, job_type = body["metadata"]["uid"], str(jobtypes.spec_of(body).get("jobType"))
+        for body in map(shapes.tame, page):
+            uid, job_type = body["metadata"]["uid"], str(bodies.spec_of(body).get("jobType"))
             found = ctx.caches.job_types.get(job_type)
-            if not jobs.is_resting(body, held.get(uid), is_typed=found is not None):
+            if not steps.is_resting(body, held.get(uid), is_typed=found is not None):
                 woken.add(uid)
                 ctx.queue.add((names.JOBS.kind, namespace, body["metadata"]["name"]))
-            if uid in held or not jobs.is_terminal(body):
-                live[uid] = (job_type, jobs.live_job(body, found, None))
+            if uid in held or not steps.is_terminal(body):
+                live[uid] = (job_type, steps.live_job(body, found, None))
     return live, woken
 
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from manifestry.adapters import cluster
-from manifestry.core import ledgers, names, quotas
-from manifestry.handlers import caches
-from manifestry.handlers.registry import Context
+from manifestry.adapters.kube import apierrors
+from manifestry.core.kube import names
+from manifestry.core.quota import ledgers, quotas
+from manifestry.handlers.runtime import caches
+from manifestry.handlers.runtime.registry import Context
 
 NOTHING = quotas.Limits(0, 0)  # for a namespace without a tenant: nothing is admitted there
 
@@ -81,5 +82,5 @@ async def find(
     """Return an object read live, None when there is none."""
     try:
         return await ctx.client.get(resource, name, namespace)
-    except cluster.NotFoundError:
+    except apierrors.NotFoundError:
         return None

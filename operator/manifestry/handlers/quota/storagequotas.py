@@ -5,17 +5,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from manifestry.adapters import cluster, quota_metrics
-from manifestry.adapters.ledgerbooks import LedgerError, NotReadyError
-from manifestry.core import artifacts, conditions, names, storageartifacts, storagequotas
-from manifestry.core.artifacts import Observed
-from manifestry.core.storageartifacts import Live
-from manifestry.core.storagecharges import LEDGER
-from manifestry.core.storagequotas import Grant, Limits, Wanted
-from manifestry.handlers import keys
-from manifestry.handlers.quotas import AmbiguousTenantError, is_leaving, load, tenant_of
-from manifestry.handlers.registry import Context
-from manifestry.handlers.storagestates import Storage
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota.books import LedgerError, NotReadyError
+from manifestry.adapters.telemetry import quota_metrics
+from manifestry.core.artifacts import steps
+from manifestry.core.artifacts.plans import Observed
+from manifestry.core.kube import conditions, names
+from manifestry.core.quota.storage import grants, lives
+from manifestry.core.quota.storage import limits as storage_limits
+from manifestry.core.quota.storage.charges import LEDGER
+from manifestry.core.quota.storage.grants import Grant, Wanted
+from manifestry.core.quota.storage.limits import Limits
+from manifestry.core.quota.storage.lives import Live
+from manifestry.handlers.quota.quotas import AmbiguousTenantError, is_leaving, load, tenant_of
+from manifestry.handlers.runtime import keys
+from manifestry.handlers.runtime.registry import Context
+from manifestry.handlers.runtime.storagestates import Storage
 
 _logger = logging.getLogger(__name__)
 
@@ -76,7 +81,7 @@ async def resync(ctx: Context) -> None:
                 ctx.queue.add((KIND, namespace, LEDGER))
             elif namespace in kept:
                 await _lift(ctx, storage, namespace)
-        except (LedgerError, cluster.ApiError) as error:
+        except (LedgerError, apierrors.ApiError) as error:
             if not is_leaving(ctx, namespace):
                 failed.append(error)
     if failed:
@@ -99,11 +104,11 @@ async def charge(ctx: Context, observed: Observed) -> Observed:
         storage.forget(namespace, name)
         await _lift(ctx, storage, namespace)
         return observed
-    size_bytes = artifacts.needed_bytes(observed, ctx.clock.now())
+    size_bytes = steps.needed_bytes(observed, ctx.clock.now())
     if size_bytes is None:
         return observed
-    if storageartifacts.is_stored(observed.body):
-        return replace(observed, quota=storagequotas.condition("Reserved", size_bytes, limits))
+    if lives.is_stored(observed.body):
+        return replace(observed, quota=grants.condition("Reserved", size_bytes, limits))
     wanted = _wanted(storage, observed, size_bytes)
     grant = await reserve(ctx, storage, namespace, wanted, limits)
     if grant.charge is None:
@@ -111,7 +116,7 @@ async def charge(ctx: Context, observed: Observed) -> Observed:
     else:
         storage.forget(namespace, name)
         storage.relied[namespace, name] = grant.charge
-    found = storagequotas.condition(grant.reason, wanted.size_bytes, limits, at_least=wanted.step)
+    found = grants.condition(grant.reason, wanted.size_bytes, limits, at_least=wanted.step)
     return replace(observed, quota=found)
 
 
@@ -119,11 +124,11 @@ def _wanted(storage: Storage, observed: Observed, size_bytes: int) -> Wanted:
     """Return the charge of an artifact; what it was found to need when it was refused is remembered."""
     metadata = observed.body["metadata"]
     namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
-    step = any(each.at_least for each in artifacts.short_of_room(observed))
+    step = any(each.at_least for each in steps.short_of_room(observed))
     remembered = storage.remembered(namespace, name, uid)
     if remembered > size_bytes:
         size_bytes, step = remembered, storage.waiting[namespace][name].step
-    return Wanted(uid, name, size_bytes, step, recorded=storageartifacts.recorded(observed.body))
+    return Wanted(uid, name, size_bytes, step, recorded=lives.recorded(observed.body))
 
 
 async def settle(ctx: Context, before: Body, after: Body) -> None:
@@ -135,18 +140,18 @@ async def settle(ctx: Context, before: Body, after: Body) -> None:
         after: the Artifact as it was written.
     """
     storage = ctx.storage
-    if storage is None or not storageartifacts.is_stored(after):
+    if storage is None or not lives.is_stored(after):
         return
     namespace, uid = after["metadata"]["namespace"], after["metadata"]["uid"]
-    recorded = storageartifacts.recorded(after)
+    recorded = lives.recorded(after)
     account = storage.books.account(namespace)
-    if storageartifacts.is_stored(before):  # it may have been counted, and only a count can tell
+    if lives.is_stored(before):  # it may have been counted, and only a count can tell
         if account is not None and not recorded.union({uid}).isdisjoint(account.charges):
             count_soon(ctx, namespace)
         return
     charge = storage.relied.pop((namespace, after["metadata"]["name"]), None)
     try:
-        size_bytes = storageartifacts.stored_bytes(after)
+        size_bytes = lives.stored_bytes(after)
         done = charge is not None and await storage.books.commit(namespace, charge, size_bytes, recorded)
     except NotReadyError:
         done = False
@@ -174,9 +179,9 @@ def over_limit(ctx: Context, namespace: str, tenant: str) -> str:
     """Return what a tenant stores when that is above its limits, else nothing."""
     account = ctx.storage.books.account(namespace) if ctx.storage is not None else None
     limits = limits_of(ctx, tenant)
-    if account is None or not storagequotas.is_over(account, limits):
+    if account is None or not storage_limits.is_over(account, limits):
         return ""
-    return storagequotas.describe(tenant, storagequotas.usage(account, limits))
+    return storage_limits.describe(tenant, storage_limits.usage(account, limits))
 
 
 def summary(ctx: Context, namespace: str, tenant: str) -> dict[str, int] | None:
@@ -189,7 +194,7 @@ def summary(ctx: Context, namespace: str, tenant: str) -> dict[str, int] | None:
 
 def limits_of(ctx: Context, tenant: str) -> Limits:
     """Return the limits that hold now."""
-    return storagequotas.limits_for(tenant, ctx.caches.quota_table)
+    return storage_limits.limits_for(tenant, ctx.caches.quota_table)
 
 
 async def recount(ctx: Context, storage: Storage, namespace: str) -> None:
@@ -201,13 +206,13 @@ async def recount(ctx: Context, storage: Storage, namespace: str) -> None:
 
     async def observe() -> list[Live]:
         seen[:], _ = await ctx.client.list(names.ARTIFACTS, namespace)
-        return [storageartifacts.live(body) for body in seen]
+        return [lives.live(body) for body in seen]
 
     try:
         found = await storage.books.recount(namespace, observe)
         if found.marked:
             found = await storage.books.recount(namespace, observe)
-    except (LedgerError, cluster.ApiError):
+    except (LedgerError, apierrors.ApiError):
         storage.stale.add(namespace)
         raise
     ended = ctx.clock.monotonic()

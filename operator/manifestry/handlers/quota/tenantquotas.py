@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from manifestry.adapters import quota_metrics
-from manifestry.core import bodies, conditions, names, quotas, storagecharges
-from manifestry.handlers import ledgers, statuses, storagequotas
-from manifestry.handlers.quotas import find
-from manifestry.handlers.registry import Context
+from manifestry.adapters.telemetry import quota_metrics
+from manifestry.core.kube import bodies, conditions, names
+from manifestry.core.quota import quotas
+from manifestry.core.quota.storage import charges
+from manifestry.handlers.quota import ledgers, storagequotas
+from manifestry.handlers.quota.quotas import find
+from manifestry.handlers.runtime import statuses
+from manifestry.handlers.runtime.registry import Context
 
 KIND = names.TENANT_QUOTAS.kind
 MAX_TENANTS = 256  # the CRD's bounds
@@ -65,7 +68,7 @@ def _wake_all(ctx: Context) -> None:
     for namespace in tuple(ctx.caches.namespaces):
         for job_type in tuple(ctx.caches.job_types):
             ctx.queue.add((ledgers.KIND, namespace, job_type))
-        ctx.queue.add((storagequotas.KIND, namespace, storagecharges.LEDGER))
+        ctx.queue.add((storagequotas.KIND, namespace, charges.LEDGER))
 
 
 def _is_unseen(body: dict[str, Any]) -> bool:

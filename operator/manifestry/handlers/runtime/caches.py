@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from manifestry.core import names, quotas
+from manifestry.core.kube import names
+from manifestry.core.quota import quotas
 
 Object = Mapping[str, Any]
 MAX_DELETED = 4096  # uids that are remembered: what falls out is released by the next repair instead

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from manifestry.adapters import queues
-from manifestry.core import names, storagecharges
+from manifestry.adapters.queues import queues
+from manifestry.core.kube import names
+from manifestry.core.quota.storage import charges
 
 STORAGE_LEDGER = "StorageLedger"  # the QuotaLedger of a tenant's storage; the other ones are of job types
 
@@ -24,6 +25,6 @@ def key_of(resource: names.Resource, item: Mapping[str, Any]) -> queues.Key | No
     if not isinstance(name, str) or not isinstance(namespace, str) or not name:
         return None
     kind = names.JOBS.kind if resource == names.BATCH_JOBS else resource.kind
-    if resource == names.QUOTA_LEDGERS and name == storagecharges.LEDGER:
+    if resource == names.QUOTA_LEDGERS and name == charges.LEDGER:
         kind = STORAGE_LEDGER
     return kind, namespace, name

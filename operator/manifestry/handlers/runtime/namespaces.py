@@ -1,7 +1,7 @@
 """Tenant namespaces: a new, changed or vanished one wakes the ledgers it may concern."""
 
-from manifestry.core import names
-from manifestry.handlers.registry import Context
+from manifestry.core.kube import names
+from manifestry.handlers.runtime.registry import Context
 
 KIND = names.NAMESPACES.kind
 

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from manifestry import settings as configuration
-from manifestry.adapters import clock, cluster, queues
-from manifestry.handlers import caches
+from manifestry.adapters import clock
+from manifestry.adapters.kube import cluster
+from manifestry.adapters.queues import queues
+from manifestry.handlers.runtime import caches
 
 if TYPE_CHECKING:
-    from manifestry.adapters import fetchqueues, ledgers, store
-    from manifestry.handlers import storagestates
+    from manifestry.adapters.fetching import queues as fetching_queues
+    from manifestry.adapters.quota import ledgers
+    from manifestry.adapters.store import ports
+    from manifestry.handlers.runtime import storagestates
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,14 @@ class Context:
     """
 
     client: cluster.KubeClient
-    store: "store.Store"
+    store: "ports.Store"
     ledgers: "ledgers.Ledgers"
     caches: caches.Caches
     queue: queues.KeyedQueue
     clock: clock.Clock
     settings: configuration.OperatorSettings
     cluster_settings: configuration.ClusterSettings
-    fetches: "fetchqueues.FetchQueue | None" = None
+    fetches: "fetching_queues.FetchQueue | None" = None
     storage: "storagestates.Storage | None" = None
 
 

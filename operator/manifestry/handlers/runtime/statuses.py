@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from manifestry.adapters import cluster
-from manifestry.core import bodies, conditions, names
-from manifestry.handlers.registry import Context
+from manifestry.adapters.kube import apierrors
+from manifestry.core.kube import bodies, conditions, names
+from manifestry.handlers.runtime.registry import Context
 
 CONFLICT_RETRY_SECONDS = 0.2
 
@@ -30,8 +30,8 @@ async def write(
         return None
     try:
         await ctx.client.replace(resource, {**body, "status": status}, subresource="status")
-    except cluster.NotFoundError:
+    except apierrors.NotFoundError:
         return None
-    except cluster.ConflictError:
+    except apierrors.ConflictError:
         return CONFLICT_RETRY_SECONDS
     return None

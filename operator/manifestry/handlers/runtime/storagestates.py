@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from manifestry.adapters import storagebooks
-from manifestry.core.storagecharges import Charge
-from manifestry.core.storagequotas import Limits, Wanted, fits
+from manifestry.adapters.quota import storagebooks
+from manifestry.core.quota.storage.charges import Charge
+from manifestry.core.quota.storage.grants import Wanted, fits
+from manifestry.core.quota.storage.limits import Limits
 
 
 @dataclass

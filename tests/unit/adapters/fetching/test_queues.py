@@ -7,11 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from manifestry.adapters import fetchqueues, store
-from manifestry.adapters.storage_metrics import METRICS
-from manifestry.core import fetches
-from manifestry.core.fetches import (
-    Admit,
+from manifestry.adapters.fetching import queues
+from manifestry.adapters.fetching.fetches import Admit
+from manifestry.adapters.store import ports
+from manifestry.adapters.telemetry.storage_metrics import METRICS
+from manifestry.core.artifacts import fetches
+from manifestry.core.artifacts.fetches import (
     Failure,
     Fetched,
     FetchError,
@@ -48,7 +49,7 @@ class Servers:
         finally:
             self.under_way[order.url].remove(waiting)
 
-    async def discard(self, staged: store.Staged) -> None:
+    async def discard(self, staged: ports.Staged) -> None:
         self.discarded.append(staged.upload_id)
 
     async def end(self, url: str, outcome: Fetched | Failure | NoRoom | Exception) -> None:
@@ -78,14 +79,14 @@ def fetched(name: str) -> Fetched:
 class World:
     servers: Servers
     clock: FakeClock
-    queue: fetchqueues.FetchQueue
+    queue: queues.FetchQueue
 
     async def look(
         self, *urls: str, name: str = "a", namespace: str = "team", **changes: Any
     ) -> Mapping[str, Outcome]:
         orders = changes.pop("orders", {url: Order(url) for url in urls})
         wanted = {"uid": "u1", "generation": 1, "retry_seconds": 1.0, **changes}
-        found = self.queue.look(fetchqueues.Wanted(namespace, name, orders=orders, **wanted))
+        found = self.queue.look(queues.Wanted(namespace, name, orders=orders, **wanted))
         await settle()
         return found
 
@@ -93,9 +94,9 @@ class World:
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     servers, clock = Servers(), FakeClock()
-    queue = fetchqueues.FetchQueue(
+    queue = queues.FetchQueue(
         servers,
-        cast("store.Store", servers),
+        cast("ports.Store", servers),
         slots=4,
         wake=lambda *key: servers.woken.append(key),
         clock=clock,
@@ -200,7 +201,7 @@ async def test_slots_are_shared_fairly(world: World) -> None:
 
 async def test_a_fetch_that_is_dropped_before_it_begins_frees_its_slot(world: World) -> None:
     orders = {"x": Order("x")}
-    world.queue.look(fetchqueues.Wanted("team", "a", "u1", 1, orders, 1.0))
+    world.queue.look(queues.Wanted("team", "a", "u1", 1, orders, 1.0))
     world.queue.forget("team", "a")
     await settle()
     assert (world.queue.running, world.servers.asked) == (0, [])

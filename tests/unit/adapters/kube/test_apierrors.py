@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from manifestry.adapters import apierrors, retries
+from manifestry.adapters.kube import apierrors, retries
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 from aiohttp import web
 from opentelemetry import trace
 
-from manifestry.adapters import cluster, kubeconfigs, retries, transport
-from manifestry.core import names
+from manifestry.adapters.kube import apierrors, cluster, kubeconfigs, retries, transport
+from manifestry.adapters.kube import transport as kube_transport
+from manifestry.core.kube import names
 from tests.unit.adapters.fakeserver import FakeServer, status, write_kubeconfig
 
 OK = {"kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": "1"}}
@@ -49,7 +50,7 @@ async def test_a_read_is_tried_again_after_a_server_error(server: FakeServer, co
 async def test_a_write_is_not_tried_again_after_a_server_error(server: FakeServer) -> None:
     server.answers = [lambda _: status(500, "InternalError", details={"causes": [1]})]
     async with server.connected() as client:
-        with pytest.raises(cluster.UnavailableError) as refused:
+        with pytest.raises(apierrors.UnavailableError) as refused:
             await client.create(names.CONFIG_MAPS, BODY)
     assert len(server.requests) == 1
     assert (refused.value.status, refused.value.details) == (500, {"causes": [1]})
@@ -68,9 +69,9 @@ async def test_anything_is_tried_again_when_the_server_asks_to_wait(server: Fake
 async def test_an_exceeded_quota_is_told_at_once(server: FakeServer) -> None:
     server.answers = [lambda _: busy(429, None)]
     async with server.connected() as client:
-        with pytest.raises(cluster.TooManyRequestsError):
+        with pytest.raises(apierrors.TooManyRequestsError):
             await client.create(names.CONFIG_MAPS, BODY)
-        with pytest.raises(cluster.TooManyRequestsError):
+        with pytest.raises(apierrors.TooManyRequestsError):
             await client.get(names.CONFIG_MAPS, "a", "ns")
     assert len(server.requests) == 2
 
@@ -79,7 +80,7 @@ async def test_an_exceeded_quota_is_told_at_once(server: FakeServer) -> None:
 async def test_a_wait_beyond_reason_is_not_waited(server: FakeServer, wait: str) -> None:
     server.answers = [lambda _: busy(429, wait)]
     async with server.connected() as client:
-        with pytest.raises(cluster.TooManyRequestsError):
+        with pytest.raises(apierrors.TooManyRequestsError):
             await client.create(names.CONFIG_MAPS, BODY)
 
 
@@ -87,7 +88,7 @@ async def test_attempts_are_bounded(server: FakeServer, monkeypatch: pytest.Monk
     monkeypatch.setattr(retries.Backoff, "delay", lambda *_: 0.001)
     server.answers = [lambda _: status(503)]
     async with server.connected() as client:
-        with pytest.raises(cluster.UnavailableError):
+        with pytest.raises(apierrors.UnavailableError):
             await client.get(names.CONFIG_MAPS, "a", "ns")
     assert len(server.requests) == retries.MAX_ATTEMPTS
 
@@ -100,7 +101,7 @@ async def test_the_deadline_holds_for_all_attempts_together(server: FakeServer) 
     server.answers = [late]
     async with server.connected(request_timeout_seconds=0.5) as client:
         started = time.monotonic()
-        with pytest.raises(cluster.UnavailableError):
+        with pytest.raises(apierrors.UnavailableError):
             await client.get(names.CONFIG_MAPS, "a", "ns")
         assert time.monotonic() - started < 2
 
@@ -112,7 +113,7 @@ async def test_an_answer_that_is_too_long_is_refused(
     monkeypatch.setattr(retries, "MAX_ATTEMPTS", 1)
     server.answers = [lambda _: web.Response(body=b"x" * 5000)]
     async with server.connected() as client:
-        with pytest.raises(cluster.UnavailableError, match="over 1000 bytes"):
+        with pytest.raises(apierrors.UnavailableError, match="over 1000 bytes"):
             await client.get(names.CONFIG_MAPS, "a", "ns")
 
 
@@ -120,17 +121,17 @@ async def test_an_answer_that_is_too_long_is_refused(
 async def test_an_answer_that_is_no_object_is_an_error(server: FakeServer, body: bytes) -> None:
     server.answers = [lambda _: web.Response(body=body, status=404)]
     async with server.connected() as client:
-        with pytest.raises(cluster.NotFoundError):
+        with pytest.raises(apierrors.NotFoundError):
             await client.get(names.CONFIG_MAPS, "a", "ns")
         server.answers = [lambda _: web.Response(body=b"{broken")]
-        with pytest.raises(cluster.UnavailableError, match="not JSON"):
+        with pytest.raises(apierrors.UnavailableError, match="not JSON"):
             await client.get(names.CONFIG_MAPS, "a", "ns")
 
 
 async def test_a_redirect_is_not_followed(server: FakeServer) -> None:
     server.answers = [lambda _: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"})]
     async with server.connected() as client:
-        with pytest.raises(cluster.ApiError) as refused:
+        with pytest.raises(apierrors.ApiError) as refused:
             await client.get(names.CONFIG_MAPS, "a", "ns")
     assert refused.value.status == 302
 
@@ -150,7 +151,7 @@ async def test_a_refused_token_is_read_again_once(server: FakeServer, tmp_path: 
         await client.create(names.CONFIG_MAPS, BODY)
         assert len(server.requests) == 2
         server.answers = [lambda _: status(401, "Unauthorized")]
-        with pytest.raises(cluster.UnauthorizedError):
+        with pytest.raises(apierrors.UnauthorizedError):
             await client.get(names.CONFIG_MAPS, "a", "ns")
         assert len(server.requests) == 4
 
@@ -251,7 +252,7 @@ async def test_a_page_that_is_too_large_is_read_in_smaller_ones(
         assert len(pages) == 20
         assert server.requests[-1].query["labelSelector"] == "a=b"
         server.answers = [paged([5000])]
-        with pytest.raises(cluster.OversizeError, match="over 4000 bytes"):
+        with pytest.raises(kube_transport.OversizeError, match="over 4000 bytes"):
             await client.list(names.CONFIG_MAPS)
 
 
@@ -270,7 +271,7 @@ async def test_an_attempt_after_the_deadline_has_a_limit_all_the_same(
     async with server.connected(request_timeout_seconds=0.3) as client:
         monkeypatch.setattr("asyncio.sleep", oversleep)
         async with asyncio.timeout(1):
-            with pytest.raises(cluster.UnavailableError):
+            with pytest.raises(apierrors.UnavailableError):
                 await client.get(names.CONFIG_MAPS, "a", "ns")
 
 
@@ -324,7 +325,7 @@ async def test_a_log_streams_and_ends_with_an_error_when_it_breaks(server: FakeS
             assert b"".join([chunk async for chunk in chunks]) == b"one\ntwo\n"
         assert dict(server.requests[0].query) == {"container": "c", "follow": "true", "tailLines": "5"}
         server.answers = [broken]
-        with pytest.raises(cluster.UnavailableError):
+        with pytest.raises(apierrors.UnavailableError):
             await read_log(client)
 
 
@@ -347,7 +348,7 @@ async def test_a_silent_watch_ends_with_an_error(server: FakeServer, monkeypatch
 
     server.answers = [silent]
     async with server.connected() as client:
-        with pytest.raises(cluster.UnavailableError):
+        with pytest.raises(apierrors.UnavailableError):
             async for _ in client.watch(names.CONFIG_MAPS, resource_version="1"):
                 pass
 
@@ -384,7 +385,7 @@ async def test_nobody_listening_is_unavailable(tmp_path: Path) -> None:
     client = await cluster.KubeClient.connect(
         kubeconfig=str(path), user_agent="test/1", request_timeout_seconds=0.5
     )
-    with pytest.raises(cluster.UnavailableError) as refused:
+    with pytest.raises(apierrors.UnavailableError) as refused:
         await client.create(names.CONFIG_MAPS, BODY)
     assert refused.value.status == 503
     await client.close()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.adapters import apierrors, retries, watches
-from manifestry.adapters.watchevents import WatchEvent
-from manifestry.core import names
+from manifestry.adapters.kube import apierrors, retries, watches
+from manifestry.adapters.kube.watchevents import WatchEvent
+from manifestry.core.kube import names
 
 
 def item(name: str, version: int, **data: Any) -> dict[str, Any]:

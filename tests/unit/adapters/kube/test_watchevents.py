@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.adapters import apierrors, watchevents
+from manifestry.adapters.kube import apierrors, watchevents
 
 EVENTS = [{"type": "ADDED", "object": {"metadata": {"name": f"o{n}", "x": "\u2028ä" * n}}} for n in range(5)]
 BODY = b"".join(json.dumps(event, ensure_ascii=False).encode() + b"\n" for event in EVENTS)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.adapters import fairqueues
+from manifestry.adapters.queues import fairqueues
 
 Keys = st.tuples(st.just("Job"), st.sampled_from(["", "a", "b", "c"]), st.sampled_from("123456"))
 

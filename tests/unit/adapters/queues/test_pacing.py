@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from manifestry.adapters import pacing
+from manifestry.adapters.queues import pacing
 
 
 class Clock:

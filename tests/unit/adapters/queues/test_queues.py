@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from manifestry.adapters import apierrors, queues, retries
+from manifestry.adapters.kube import apierrors, retries
+from manifestry.adapters.queues import queues
 from tests.unit.adapters.fakeclock import FakeClock, settle
 
 A, B, C = ("Job", "acme", "a"), ("Job", "acme", "b"), ("Job", "zeta", "c")

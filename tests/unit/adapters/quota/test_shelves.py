@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.adapters.ledgershelves import Shelf
+from manifestry.adapters.quota.shelves import Shelf
 
 Keys = st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"))
 

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
-from manifestry.adapters import health, metrics
+from manifestry.adapters.telemetry import health, metrics
 from tests.unit.adapters.fakeclock import FakeClock
 
 

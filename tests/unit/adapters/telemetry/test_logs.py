@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from manifestry.adapters import logs
+from manifestry.adapters.telemetry import logs
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJlLXNpZ25hdHVyZQ"
 

@@ -2,9 +2,10 @@
 
 from prometheus_client import CollectorRegistry
 
-from manifestry.adapters.quota_metrics import QuotaMetrics
-from manifestry.core import quotas, storagequotas
-from manifestry.core.storagecharges import Account
+from manifestry.adapters.telemetry.quota_metrics import QuotaMetrics
+from manifestry.core.quota import quotas
+from manifestry.core.quota.storage import limits
+from manifestry.core.quota.storage.charges import Account
 
 
 def series(registry: CollectorRegistry, label: str) -> set[str]:
@@ -16,7 +17,7 @@ def observed() -> tuple[CollectorRegistry, QuotaMetrics]:
     registry = CollectorRegistry()
     metrics = QuotaMetrics(registry)
     for tenant in ("acme", "gone"):
-        metrics.observe_storage(tenant, Account(), storagequotas.Limits(10, 1))
+        metrics.observe_storage(tenant, Account(), limits.Limits(10, 1))
         for job_type in ("render", "old"):
             metrics.observe_ledger(tenant, job_type, quotas.Usage(), quotas.Limits(1, 2))
     return registry, metrics

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from manifestry.adapters import certificates
+from manifestry.adapters.webhook import certificates
 
 NAMES = ("manifestry-api.manifestry-system.svc", "manifestry-api.manifestry-system.svc.cluster.local")
 LIFETIME = timedelta(days=90)

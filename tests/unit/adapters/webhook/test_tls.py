@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from manifestry import settings
-from manifestry.adapters import apierrors, certificates, webhooktls
-from manifestry.core import names, webhookpaths
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.webhook import certificates, tls
+from manifestry.core.access import webhookpaths
+from manifestry.core.kube import names
 from tests.unit.adapters.fakeclock import FakeClock
 
 SERVICE = {"service": {"name": "manifestry-api", "namespace": "sys"}}
@@ -49,7 +51,7 @@ class FakeClient:
 class World:
     def __init__(self, *hooks: dict[str, Any], **chosen: Any) -> None:
         self.client, self.clock = FakeClient(), FakeClock()
-        self.keeper = webhooktls.WebhookKeeper(
+        self.keeper = tls.WebhookKeeper(
             self.client,  # type: ignore[arg-type]
             settings.OperatorSettings(**chosen),
             "sys",

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
-from manifestry.core import errors, identities
-from manifestry.core.access import Role
-from manifestry_api import tenants
+from manifestry.core import errors
+from manifestry.core.access import identities
+from manifestry.core.access.permissions import Role
+from manifestry_api.access import tenants
 from tests.unit.api import asgi, world
 
 WHO = identities.Identity(world.CI)

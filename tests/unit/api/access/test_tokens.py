@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from starlette.requests import HTTPConnection
 
-from manifestry.adapters import cluster
-from manifestry.core import errors, identities
-from manifestry_api import identity, keysets, tokens
+from manifestry.adapters.kube import apierrors
+from manifestry.core import errors
+from manifestry.core.access import identities
+from manifestry_api.access import identity, keysets, tokens
 
 ISSUER, AUDIENCE = "https://kubernetes.default.svc", "manifestry"
 KEY = rsa.generate_private_key(65537, 2048)
@@ -46,7 +47,7 @@ class Source:
     async def fetch(self) -> keysets.Keys:
         self.fetches += 1
         if self.away:
-            raise cluster.UnavailableError(503, "ServiceUnavailable", "away")
+            raise apierrors.UnavailableError(503, "ServiceUnavailable", "away")
         return keysets.Keys(ISSUER, keysets.parse_jwks(jwks(*self.keys)))
 
 
@@ -300,8 +301,8 @@ REVIEWED = {"authenticated": True, "audiences": [AUDIENCE]}
         ({"authenticated": False, "error": "the service account is gone"}, errors.UNAUTHENTICATED),
         ({}, errors.UNAUTHENTICATED),
         ({"authenticated": True, "audiences": ["other"]}, errors.UNAUTHENTICATED),
-        (cluster.UnavailableError(503, "ServiceUnavailable", "away"), None),
-        (cluster.ForbiddenError(403, "Forbidden", "RBAC"), errors.DEPENDENCY_UNAVAILABLE),
+        (apierrors.UnavailableError(503, "ServiceUnavailable", "away"), None),
+        (apierrors.ForbiddenError(403, "Forbidden", "RBAC"), errors.DEPENDENCY_UNAVAILABLE),
     ],
 )
 async def test_a_token_whose_account_is_gone_is_not_believed(answer: Any, expected: Any) -> None:
@@ -364,7 +365,7 @@ async def test_kubernetes_keys_come_from_the_api_server_itself(status: int) -> N
             assert (keys.issuer, set(keys.by_id)) == (ISSUER, {"one"})
             assert accepts == ["*/*", "*/*"]
         else:
-            with pytest.raises(cluster.ApiError) as caught:
+            with pytest.raises(apierrors.ApiError) as caught:
                 await source.fetch()
             assert caught.value.status == (status or 503)
     await runner.cleanup()

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import apierrors, cluster, watches
-from manifestry.core import names, quotas
-from manifestry.core.quotas import Limits
-from manifestry_api import limits
+from manifestry.adapters.kube import apierrors, watches, watchevents
+from manifestry.core.kube import names
+from manifestry.core.quota import quotas
+from manifestry.core.quota.quotas import Limits
+from manifestry_api.guard import limits
 
 
 class Kubernetes:
@@ -20,7 +21,7 @@ class Kubernetes:
     def __init__(self) -> None:
         self.items: dict[str, Any] = {}
         self.versions = itertools.count(1)
-        self.events: asyncio.Queue[cluster.WatchEvent] = asyncio.Queue()
+        self.events: asyncio.Queue[watchevents.WatchEvent] = asyncio.Queue()
 
     def put(self, name: str, tenants: list[str], running: int, **more: Any) -> dict[str, Any]:
         """Keep a quota, without a word."""
@@ -34,11 +35,11 @@ class Kubernetes:
         return dict(self.items[name])
 
     async def tell(self, kind: str, item: dict[str, Any]) -> None:
-        self.events.put_nowait(cluster.WatchEvent(kind, {**item, "metadata": {**item["metadata"]}}))
+        self.events.put_nowait(watchevents.WatchEvent(kind, {**item, "metadata": {**item["metadata"]}}))
         await self.settle()
 
     async def gone(self) -> None:
-        self.events.put_nowait(cluster.WatchEvent("GONE", {}))
+        self.events.put_nowait(watchevents.WatchEvent("GONE", {}))
         await self.settle()
 
     async def settle(self) -> None:
@@ -50,7 +51,7 @@ class Kubernetes:
             next(self.versions)
         )
 
-    async def watch(self, *_args: Any, **_kwargs: Any) -> AsyncIterator[cluster.WatchEvent]:
+    async def watch(self, *_args: Any, **_kwargs: Any) -> AsyncIterator[watchevents.WatchEvent]:
         while True:
             event = await self.events.get()
             if event.type == "GONE":

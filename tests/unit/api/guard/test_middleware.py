@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from manifestry.core import errors
-from manifestry_api import middleware, problems, telemetry
+from manifestry_api.guard import middleware
+from manifestry_api.request import problems, telemetry
 from tests.unit.api import asgi, world
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

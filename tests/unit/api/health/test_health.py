@@ -9,9 +9,11 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from opentelemetry.sdk.trace import TracerProvider
 
-from manifestry.adapters import cluster, store_port
-from manifestry.core import identities
-from manifestry_api import checks, probes, telemetry
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.store import ports
+from manifestry.core.access import identities
+from manifestry_api.health import checks, probes
+from manifestry_api.request import telemetry
 from manifestry_api.routes import docs
 from tests.unit.api import asgi, world
 
@@ -34,7 +36,7 @@ class Kubernetes:
         if self.slow:
             await asyncio.sleep(60)
         if name not in self.objects:
-            raise cluster.NotFoundError(404, "NotFound", name)
+            raise apierrors.NotFoundError(404, "NotFound", name)
         return self.objects[name]
 
     async def get_raw(self, _path: str) -> bytes:
@@ -47,7 +49,7 @@ class Bytes:
 
     async def canary(self) -> None:
         if self.fails:
-            raise store_port.StoreUnavailableError("away")
+            raise ports.StoreUnavailableError("away")
 
 
 class Certificate:

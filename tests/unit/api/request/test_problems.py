@@ -8,9 +8,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from manifestry.adapters import apierrors, store_port
-from manifestry.core import errors, traceparents
-from manifestry_api import contexts, problems, refusals
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.store import ports
+from manifestry.core import errors
+from manifestry.core.kube import traceparents
+from manifestry_api.request import contexts, problems, refusals
 
 USAGE = {
     "tenant": "acme",
@@ -53,10 +55,10 @@ def quota(status: int = 429) -> apierrors.ApiError:
         (api(418), "dependency-unavailable"),
         (quota(), "quota-exceeded"),
         (quota(403), "quota-exceeded"),
-        (store_port.StoreUnavailableError("x"), "dependency-unavailable"),
-        (store_port.StoreFullError("x"), "storage-full"),
-        (store_port.TooLargeError("x"), "payload-too-large"),
-        (store_port.BlobNotFoundError("x"), "not-found"),
+        (ports.StoreUnavailableError("x"), "dependency-unavailable"),
+        (ports.StoreFullError("x"), "storage-full"),
+        (ports.TooLargeError("x"), "payload-too-large"),
+        (ports.BlobNotFoundError("x"), "not-found"),
         (HTTPException(404), "not-found"),
         (HTTPException(405), "method-not-allowed"),
         (HTTPException(413, "big"), "payload-too-large"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.api_routes import site as sites
+from tests.unit.api.routes import site as sites
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from manifestry.adapters import cluster
-from manifestry.core import names
+from manifestry.adapters.kube import apierrors, watchevents
+from manifestry.core.kube import names
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -50,7 +50,7 @@ class Log:
         sent, limit = 0, limit_bytes if limit_bytes is not None else 1 << 30
         while True:
             if self.broken:
-                raise cluster.UnavailableError(503, "ServiceUnavailable", "the kubelet is gone")
+                raise apierrors.UnavailableError(503, "ServiceUnavailable", "the kubelet is gone")
             piece = self.content[sent : min(len(self.content), limit)][:7]
             if piece:
                 sent += len(piece)
@@ -72,7 +72,7 @@ class FakeCluster:
         self.writes: list[tuple[str, str, Any]] = []
         self.before_write: Callable[[str, names.Resource, Object], None] = lambda *_: None
         self._versions = itertools.count(100)
-        self._watchers: list[tuple[names.Resource, asyncio.Queue[cluster.WatchEvent]]] = []
+        self._watchers: list[tuple[names.Resource, asyncio.Queue[watchevents.WatchEvent]]] = []
 
     def put(self, resource: names.Resource, body: Object) -> Object:
         """Store an object as the API server would, and tell the watches."""
@@ -100,7 +100,7 @@ class FakeCluster:
     async def get(self, resource: names.Resource, name: str, namespace: str | None = None) -> Object:
         found = self.find(resource, name, namespace or "")
         if found is None:
-            raise cluster.NotFoundError(404, "NotFound", f"{resource.plural} {name!r} not found")
+            raise apierrors.NotFoundError(404, "NotFound", f"{resource.plural} {name!r} not found")
         return copy.deepcopy(found)
 
     async def list(
@@ -124,12 +124,12 @@ class FakeCluster:
         resource_version: str,
         label_selector: str | None = None,
         **_: Any,
-    ) -> AsyncIterator[cluster.WatchEvent]:
-        queue: asyncio.Queue[cluster.WatchEvent] = asyncio.Queue()
+    ) -> AsyncIterator[watchevents.WatchEvent]:
+        queue: asyncio.Queue[watchevents.WatchEvent] = asyncio.Queue()
         entry = (resource, queue)
         for body in list(self._of(resource).values()):
             if int(body["metadata"]["resourceVersion"]) > int(resource_version):
-                queue.put_nowait(cluster.WatchEvent("ADDED", copy.deepcopy(body)))
+                queue.put_nowait(watchevents.WatchEvent("ADDED", copy.deepcopy(body)))
         self._watchers.append(entry)
         try:
             while True:
@@ -154,7 +154,7 @@ class FakeCluster:
         metadata.setdefault("generation", 1)
         self._write("create", resource, made, impersonate)
         if self._key(made) in self._of(resource):
-            raise cluster.AlreadyExistsError(409, "AlreadyExists", "already exists")
+            raise apierrors.AlreadyExistsError(409, "AlreadyExists", "already exists")
         made.setdefault("status", {"observedGeneration": -1})
         return made if dry_run else self.put(resource, made)
 
@@ -173,7 +173,7 @@ class FakeCluster:
         self._write("patch", resource, patch, impersonate)
         found = await self.get(resource, name, namespace)
         if wanted is not None and wanted != found["metadata"]["resourceVersion"]:
-            raise cluster.ConflictError(409, "Conflict", "the object has been modified")
+            raise apierrors.ConflictError(409, "Conflict", "the object has been modified")
         before = copy.deepcopy(found.get("spec"))
         _merge(found, patch)
         if found.get("spec") != before:
@@ -195,9 +195,9 @@ class FakeCluster:
         self._write("delete", resource, {"metadata": {"name": name}}, impersonate)
         found = await self.get(resource, name, namespace)
         if resource_version not in {None, found["metadata"]["resourceVersion"]}:
-            raise cluster.ConflictError(409, "Conflict", "resourceVersion mismatch")
+            raise apierrors.ConflictError(409, "Conflict", "resourceVersion mismatch")
         if uid is not None and uid != found["metadata"]["uid"]:
-            raise cluster.ConflictError(409, "Conflict", "uid mismatch")
+            raise apierrors.ConflictError(409, "Conflict", "uid mismatch")
         self.remove(resource, name, namespace or "")
 
     @asynccontextmanager
@@ -238,7 +238,7 @@ class FakeCluster:
     def _tell(self, resource: names.Resource, kind: str, body: Object) -> None:
         for watched, queue in self._watchers:
             if watched == resource:
-                queue.put_nowait(cluster.WatchEvent(kind, copy.deepcopy(body)))
+                queue.put_nowait(watchevents.WatchEvent(kind, copy.deepcopy(body)))
 
 
 def _merge(target: Object, patch: Object) -> None:

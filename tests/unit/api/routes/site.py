@@ -14,12 +14,16 @@ import aiohttp
 import uvicorn
 from uvicorn.server import ServerState
 
-from manifestry.adapters import cluster, ledgers, sessions, store, watches
-from manifestry.core import names
+from manifestry.adapters.kube import cluster, watches
+from manifestry.adapters.quota import ledgers
+from manifestry.adapters.store import ports as store_ports
+from manifestry.adapters.store import sessions, stores
+from manifestry.core.kube import names
 from manifestry.settings import StoreSettings
-from manifestry_api import limits, protocols
+from manifestry_api.guard import limits
+from manifestry_api.wire import protocols
 from tests.unit.api import world
-from tests.unit.api_routes.fakecluster import FakeCluster
+from tests.unit.api.routes.fakecluster import FakeCluster
 
 NAMESPACE = "ns-acme"
 TENANT_UID = str(uuid.UUID(int=7))
@@ -79,7 +83,7 @@ class Site:
         """Open a streamed answer."""
         return self.session.get(self.base_url + path, headers={**world.headers("viewer"), **headers})
 
-    def make_ready(self, name: str, blob: store.Blob, manifest: store.Blob) -> None:
+    def make_ready(self, name: str, blob: store_ports.Blob, manifest: store_ports.Blob) -> None:
         """Do what the operator would."""
         found = self.cluster.find(names.ARTIFACTS, name, NAMESPACE)
         assert found is not None
@@ -130,7 +134,7 @@ async def running(folder: Path, **settings: Any) -> AsyncIterator[Site]:
     ports = made.ports
     ports.client = client
     stored = StoreSettings(store_path=str(folder))
-    ports.store = store.open_store(stored)
+    ports.store = stores.open_store(stored)
     ports.sessions = sessions.open_sessions(stored, ports.store)
     kinds = {
         "artifacts": names.ARTIFACTS, "jobs": names.JOBS, "job_types": names.JOB_TYPES,

@@ -9,8 +9,9 @@ import pytest
 from starlette.requests import Request
 
 from manifestry.core import errors
-from manifestry_api import bodies, schemas
-from tests.unit.api_routes.site import Site
+from manifestry_api.objects import schemas
+from manifestry_api.request import bodies
+from tests.unit.api.routes.site import Site
 
 
 def wide(count: int) -> dict[str, int]:

@@ -8,9 +8,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from manifestry.adapters import store
-from manifestry.core import names
-from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Site, condition
+from manifestry.adapters.store import ports
+from manifestry.core.kube import names
+from tests.unit.api.routes.site import NAMESPACE, TENANT_UID, Site, condition
 
 DATA = bytes(range(256)) * 40
 DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
@@ -35,7 +35,7 @@ async def ready(site: Site, **spec: Any) -> None:
     await create(site, **spec)
     assert (await put(site)).status == 202
     manifest = await site.world.ports.store.put(TENANT_UID, b'{"schemaVersion":2}')
-    site.make_ready("a", store.Blob(DIGEST, len(DATA)), manifest)
+    site.make_ready("a", ports.Blob(DIGEST, len(DATA)), manifest)
 
 
 def recorded(site: Site) -> dict[str, Any]:
@@ -93,7 +93,7 @@ async def test_the_answer_waits_for_ready(site: Site) -> None:
     async with asyncio.timeout(5):
         while "digest" not in recorded(site):  # noqa: ASYNC110 - the cluster in memory has no event for it
             await asyncio.sleep(0.01)
-    site.make_ready("a", store.Blob(DIGEST, len(DATA)), store.Blob(DIGEST, 1))
+    site.make_ready("a", ports.Blob(DIGEST, len(DATA)), ports.Blob(DIGEST, 1))
     answer = await uploading
     assert (answer.status, answer.json["status"], answer.json["digest"]) == (200, "ready", DIGEST)
 
@@ -283,7 +283,7 @@ async def test_the_manifest_is_served_as_it_was_hashed(site: Site) -> None:
 async def test_an_empty_payload_is_a_payload(site: Site) -> None:
     await create(site)
     assert (await put(site, b"")).status == 202
-    empty = store.Blob(f"sha256:{hashlib.sha256(b'').hexdigest()}", 0)
+    empty = ports.Blob(f"sha256:{hashlib.sha256(b'').hexdigest()}", 0)
     site.make_ready("a", empty, empty)
     answer = await site.call("GET", PATH)
     assert (answer.status, answer.data, answer.headers["Content-Length"]) == (200, b"", "0")

@@ -15,11 +15,13 @@ import aiohttp
 import pytest
 from starlette.requests import Request
 
-from manifestry.adapters import store, store_payloads
-from manifestry.core import names
-from manifestry_api import deps, shortcuts, streams, zerocopy
+from manifestry.adapters.store import ports as store_ports
+from manifestry.adapters.store.local import payloads
+from manifestry.core.kube import names
+from manifestry_api.guard import deps, shortcuts
 from manifestry_api.routes import contents
-from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Site, running
+from manifestry_api.wire import streams, zerocopy
+from tests.unit.api.routes.site import NAMESPACE, TENANT_UID, Site, running
 
 DATA = bytes(range(256)) * 40  # 10,240 bytes
 DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
@@ -38,13 +40,13 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-async def stored(site: Site, data: bytes = DATA) -> store.Blob:
+async def stored(site: Site, data: bytes = DATA) -> store_ports.Blob:
     """Make artifact `a` with some bytes."""
     body = {"name": "a", "mediaType": "application/zip", "fileName": "a.zip", "upload": {}}
     assert (await site.call("POST", "/artifacts", body)).status == 202
     put = await site.call("PUT", PATH, data=io.BytesIO(data), headers=TYPE)
     assert put.status == 202
-    blob = store.Blob(f"sha256:{hashlib.sha256(data).hexdigest()}", len(data))
+    blob = store_ports.Blob(f"sha256:{hashlib.sha256(data).hexdigest()}", len(data))
     site.make_ready("a", blob, await site.world.ports.store.put(TENANT_UID, b"{}"))
     return blob
 
@@ -54,7 +56,7 @@ def sent_bytes(site: Site, way: str) -> float:
     return found or 0.0
 
 
-def path_of(site: Site, blob: store.Blob) -> Path:
+def path_of(site: Site, blob: store_ports.Blob) -> Path:
     found = site.world.ports.store.local_path(TENANT_UID, blob.digest)
     assert found is not None
     return found
@@ -277,7 +279,7 @@ async def test_a_planted_link_is_not_followed(site: Site, way: str, tmp_path: Pa
     assert (await site.call("GET", PATH)).status == 500
 
 
-@pytest.mark.parametrize("error", [store.StoreUnavailableError("the disk is gone"), OSError(5, "i/o")])
+@pytest.mark.parametrize("error", [store_ports.StoreUnavailableError("the disk is gone"), OSError(5, "i/o")])
 async def test_a_disk_that_fails_in_the_middle_breaks_the_connection(
     site: Site, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -289,7 +291,7 @@ async def test_a_disk_that_fails_in_the_middle_breaks_the_connection(
         if offset:
             raise error
 
-    monkeypatch.setattr(store_payloads.LocalPayload, "load", load)
+    monkeypatch.setattr(payloads.LocalPayload, "load", load)
     with pytest.raises(aiohttp.ClientPayloadError):
         await site.call("GET", PATH)
     assert calls == [0, streams.FIRST_WINDOW_BYTES]
@@ -302,7 +304,7 @@ async def test_nothing_is_read_for_a_client_that_has_left(
 ) -> None:
     data = os.urandom(40 << 20)
     await stored(site, data)
-    real, loads, going = store_payloads.LocalPayload.load, [], asyncio.Event()
+    real, loads, going = payloads.LocalPayload.load, [], asyncio.Event()
 
     async def load(payload: Any, offset: int, count: int) -> None:
         loads.append(offset)
@@ -310,7 +312,7 @@ async def test_nothing_is_read_for_a_client_that_has_left(
             await going.wait()
         await real(payload, offset, count)
 
-    monkeypatch.setattr(store_payloads.LocalPayload, "load", load)
+    monkeypatch.setattr(payloads.LocalPayload, "load", load)
     async with site.open(PATH) as answer:
         assert await answer.content.readexactly(1000) == data[:1000]
     await asyncio.sleep(0.05)
@@ -329,7 +331,7 @@ async def test_a_remote_store_that_fails_in_the_middle_breaks_the_connection(
 
     async def damaged(*_: Any, **__: Any) -> Any:
         yield memoryview(DATA[:100])
-        raise store.StoreUnavailableError("the disk is gone")
+        raise store_ports.StoreUnavailableError("the disk is gone")
 
     async def remote(*_: Any) -> None:
         return None

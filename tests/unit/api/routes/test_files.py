@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import digests, names
-from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Site, condition
+from manifestry.core.blobs import digests
+from manifestry.core.kube import names
+from tests.unit.api.routes.site import NAMESPACE, TENANT_UID, Site, condition
 
 A, B = b"a" * 1000, bytes(range(256))
 TYPE = {"Content-Type": "application/zip"}

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import inventory
-from manifestry.core import blobkeys, digests, garbage, garbagekeys, names
-from manifestry_api import views
-from tests.unit.api_routes import site as sites
-from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Site
+from manifestry.adapters.store import inventory
+from manifestry.core.blobs import digests, garbage, garbagekeys, keys
+from manifestry.core.kube import names
+from manifestry_api.objects import views
+from tests.unit.api.routes import site as sites
+from tests.unit.api.routes.site import NAMESPACE, TENANT_UID, Site
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ async def stored(site: Site, tmp_path: Path, data: bytes, age_seconds: float, ui
     """Store bytes that were published so long before the site's time."""
     digest = (await site.world.ports.store.put(uid, data)).digest
     then = site.world.ports.clock().timestamp() - age_seconds
-    os.utime(tmp_path / blobkeys.blob(uid, digest), (then, then))
+    os.utime(tmp_path / keys.blob(uid, digest), (then, then))
     return digest
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from manifestry.core import access, audit, errors
-from manifestry_api import deps, openapi
+from manifestry.core import errors
+from manifestry.core.access import audit, permissions
+from manifestry_api import openapi
+from manifestry_api.guard import deps
 from tests.unit.api import asgi, world
 
 PUBLIC = {"/livez", "/readyz", "/healthz", "/metrics", "/openapi.json", "/docs", "/docs/style.css"}
@@ -24,12 +26,12 @@ class Wall:
     def __init__(self, gate: deps.Gate) -> None:
         self._gate = gate
 
-    async def admit(self, connection: Any, action: access.Action) -> deps.Caller:
+    async def admit(self, connection: Any, action: permissions.Action) -> deps.Caller:
         await self._gate.admit(connection, action)
         raise errors.Problem(errors.PRECONDITION_FAILED, "admitted")
 
 
-def guarded() -> list[tuple[str, str, access.Action]]:
+def guarded() -> list[tuple[str, str, permissions.Action]]:
     actions = openapi.guarded_actions(world.build().app)
     return sorted((method, path, action) for (method, path), action in actions.items())
 
@@ -78,12 +80,12 @@ def test_a_route_without_an_action_does_not_start() -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "action"), ROUTES)
-@pytest.mark.parametrize("role", access.Role)
+@pytest.mark.parametrize("role", permissions.Role)
 async def test_each_role_is_admitted_exactly_where_the_table_says(
-    method: str, path: str, action: access.Action, role: access.Role
+    method: str, path: str, action: permissions.Action, role: permissions.Role
 ) -> None:
     answer = await asgi.call(made(role).app, method, concrete(path), world.headers(role))
-    allowed = isinstance(access.decide(action, [role]), access.Allowed)
+    allowed = isinstance(permissions.decide(action, [role]), permissions.Allowed)
     assert answer.status == (ADMITTED if allowed else 403)
     if not allowed:
         assert action.value in answer.json()["detail"]
@@ -114,7 +116,7 @@ STATES: dict[str, tuple[dict[str, str | None], int, str]] = {
 @pytest.mark.parametrize(("method", "path", "action"), ROUTES)
 @pytest.mark.parametrize("state", STATES)
 async def test_each_state_is_refused_on_every_route_before_the_body_is_read(
-    method: str, path: str, action: access.Action, state: str
+    method: str, path: str, action: permissions.Action, state: str
 ) -> None:
     changes, status, code = STATES[state]
     found = made("admin")
@@ -129,7 +131,7 @@ async def test_each_state_is_refused_on_every_route_before_the_body_is_read(
 
 @pytest.mark.parametrize(("method", "path", "action"), ROUTES)
 def test_the_audit_record_of_each_route_names_its_object(
-    method: str, path: str, action: access.Action
+    method: str, path: str, action: permissions.Action
 ) -> None:
     reference = audit.object_reference(concrete(path), "ns-acme")
     assert reference is not None
@@ -138,13 +140,13 @@ def test_the_audit_record_of_each_route_names_its_object(
 
 @pytest.mark.parametrize(("method", "path", "action"), ROUTES)
 async def test_a_granted_role_that_is_not_claimed_does_not_help(
-    method: str, path: str, action: access.Action
+    method: str, path: str, action: permissions.Action
 ) -> None:
     answer = await asgi.call(made("admin").app, method, concrete(path), world.headers("viewer"))
-    assert answer.status == (ADMITTED if access.Role.VIEWER in access.TABLE[action] else 403)
+    assert answer.status == (ADMITTED if permissions.Role.VIEWER in permissions.TABLE[action] else 403)
 
 
 @pytest.mark.parametrize(("method", "path", "action"), ROUTES)
-async def test_roles_cannot_be_widened(method: str, path: str, action: access.Action) -> None:
+async def test_roles_cannot_be_widened(method: str, path: str, action: permissions.Action) -> None:
     answer = await asgi.call(made("viewer").app, method, concrete(path), world.headers("viewer,admin"))
     assert (answer.status, answer.json()["code"]) == (403, "forbidden")

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from manifestry_api import heads, protocols
+from manifestry_api.wire import heads, protocols
 from tests.unit.api import world
-from tests.unit.api_routes.site import Site
+from tests.unit.api.routes.site import Site
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 GOOD = "".join(f"{name}: {value}\r\n" for name, value in world.headers("admin").items())

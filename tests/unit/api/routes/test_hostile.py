@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from manifestry.core import errors, names
+from manifestry.core import errors
+from manifestry.core.kube import names
 from manifestry_api import openapi
 from tests.unit.api import world
-from tests.unit.api_routes.site import NAMESPACE, Site, condition
+from tests.unit.api.routes.site import NAMESPACE, Site, condition
 
 CANARY = "canary-of-another-tenant"
 INJECTED = "x-injected"

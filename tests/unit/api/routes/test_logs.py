@@ -6,13 +6,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from manifestry.adapters import cluster
-from manifestry.core import names
-from manifestry_api import tails
+from manifestry.adapters.kube import apierrors
+from manifestry.core.kube import names
+from manifestry_api.jobs import tails
 from manifestry_api.routes import logs
-from tests.unit.api_routes import site as sites
-from tests.unit.api_routes.fakecluster import Log
-from tests.unit.api_routes.site import NAMESPACE, Site, condition, pod
+from tests.unit.api.routes import site as sites
+from tests.unit.api.routes.fakecluster import Log
+from tests.unit.api.routes.site import NAMESPACE, Site, condition, pod
 
 TEXT = b"line 1\nline 2\nline 3\n"
 
@@ -211,9 +211,9 @@ async def test_the_kubelet_gets_what_the_client_asked_for(site: Site, job: dict[
 @pytest.mark.parametrize(
     ("refusal", "status", "code"),
     [
-        (cluster.ApiError(400, "BadRequest", "container is waiting to start"), 409, "conflict"),
-        (cluster.NotFoundError(404, "NotFound", "pod not found"), 404, "not-found"),
-        (cluster.UnavailableError(503, "ServiceUnavailable", "no kubelet"), 503, "dependency-unavailable"),
+        (apierrors.ApiError(400, "BadRequest", "container is waiting to start"), 409, "conflict"),
+        (apierrors.NotFoundError(404, "NotFound", "pod not found"), 404, "not-found"),
+        (apierrors.UnavailableError(503, "ServiceUnavailable", "no kubelet"), 503, "dependency-unavailable"),
     ],
 )
 async def test_a_refusal_is_typed_and_never_an_empty_log(

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import cluster, store
-from manifestry.core import names
-from manifestry_api import updates, views
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.store import ports
+from manifestry.core.kube import names
+from manifestry_api.artifacts import updates
+from manifestry_api.objects import views
 from tests.unit.api import world
-from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Reply, Site, condition
+from tests.unit.api.routes.site import NAMESPACE, TENANT_UID, Reply, Site, condition
 
 INLINE = {"mediaType": "text/plain", "inline": {"text": "hello"}}
 DIGEST = f"sha256:{'ab' * 32}"
@@ -105,7 +107,7 @@ async def test_the_answer_waits_for_the_manifest(site: Site) -> None:
     async with asyncio.timeout(5):
         while stored(site, "a")["metadata"]["generation"] == 1:  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0.01)
-    site.make_ready("a", store.Blob(DIGEST, 5), store.Blob(OTHER, 9))
+    site.make_ready("a", ports.Blob(DIGEST, 5), ports.Blob(OTHER, 9))
     answer = await changing
     assert (answer.status, answer.json["manifest"]["digest"]) == (200, OTHER)
     assert answer.headers["Preference-Applied"] == "wait=10"
@@ -189,7 +191,7 @@ async def test_a_refusal_by_the_schema_points_into_the_rest_body(site: Site) -> 
     causes = [{"field": "spec.annotations", "message": "must be few", "reason": "FieldValueInvalid"}]
 
     def refuse(*_: Any) -> None:
-        raise cluster.InvalidError(422, "Invalid", "Artifact is invalid", {"causes": causes})
+        raise apierrors.InvalidError(422, "Invalid", "Artifact is invalid", {"causes": causes})
 
     site.cluster.before_write = refuse
     answer = await change(site, "PATCH", {"annotations": {"a": "b"}})
@@ -435,7 +437,7 @@ async def test_a_manifest_is_found_by_its_digest_for_as_long_as_an_artifact_has_
     await put(site, artifact("a"))
     path = f"/manifests/{manifest.digest}"
     assert (await site.call("GET", path)).status == 404
-    site.make_ready("a", store.Blob(DIGEST, 5), manifest)
+    site.make_ready("a", ports.Blob(DIGEST, 5), manifest)
     found = site.world.ports.caches.artifacts
     assert await found.wait_for((NAMESPACE, "a"), lambda body: "manifest" in body["status"], 5)
     answer = await site.call("GET", path, role="viewer")

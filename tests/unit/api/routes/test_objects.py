@@ -6,10 +6,13 @@ from typing import Any, cast
 
 import pytest
 
-from manifestry.adapters import cluster, reservations, storagebooks, store
-from manifestry.core import names, storagequotas
-from manifestry_api import views
-from tests.unit.api_routes.site import NAMESPACE, Site, condition
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota import reservations, storagebooks
+from manifestry.adapters.store import ports
+from manifestry.core.kube import names
+from manifestry.core.quota.storage import limits
+from manifestry_api.objects import views
+from tests.unit.api.routes.site import NAMESPACE, Site, condition
 
 INLINE = {"mediaType": "text/plain", "inline": {"text": "hello"}}
 DIGEST = f"sha256:{'ab' * 32}"
@@ -20,7 +23,7 @@ QUOTA_CAUSES = [
         "running": "2", "maxRunning": "2", "queued": "3", "maxQueued": "3",
     }.items()
 ]  # fmt: skip
-FULL = cluster.TooManyRequestsError(429, "TooManyRequests", "quota exceeded: ...", {"causes": QUOTA_CAUSES})
+FULL = apierrors.TooManyRequestsError(429, "TooManyRequests", "quota exceeded: ...", {"causes": QUOTA_CAUSES})
 
 
 def refuse(site: Site, error: Exception) -> None:
@@ -55,7 +58,7 @@ async def test_an_artifact_that_gets_ready_in_time_is_created(site: Site) -> Non
     async with asyncio.timeout(5):
         while site.cluster.find(names.ARTIFACTS, "a", NAMESPACE) is None:  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0.01)
-    site.make_ready("a", store.Blob(DIGEST, 5), store.Blob(DIGEST, 9))
+    site.make_ready("a", ports.Blob(DIGEST, 5), ports.Blob(DIGEST, 9))
     answer = await creating
     assert (answer.status, answer.json["status"]) == (201, "ready")
     assert answer.json["manifest"] == {"digest": DIGEST, "sizeBytes": 9}
@@ -152,7 +155,7 @@ async def test_a_body_that_is_no_json_is_refused(
 
 async def test_a_refusal_by_the_schema_points_into_the_rest_body(site: Site) -> None:
     causes = [{"field": "spec.inline.data", "message": "must not be longer", "reason": "FieldValueInvalid"}]
-    refuse(site, cluster.InvalidError(422, "Invalid", "Artifact is invalid", {"causes": causes}))
+    refuse(site, apierrors.InvalidError(422, "Invalid", "Artifact is invalid", {"causes": causes}))
     answer = await site.call("POST", "/artifacts", INLINE)
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, "/inline/data")
 
@@ -309,7 +312,7 @@ async def test_a_webhook_that_does_not_answer_is_a_missing_dependency(
     path = f"/validate/{'0a' * 32}"  # a secret, which the API server shows to the facade as to everybody
     why = f'failed to call webhook: Post "https://manifestry-api.sys.svc:443{path}?timeout=5s": refused'
     message = f'Internal error occurred: failed calling webhook "jobs.manifestry.dev": {why}'
-    refuse(site, cluster.UnavailableError(500, "InternalError", message))
+    refuse(site, apierrors.UnavailableError(500, "InternalError", message))
     answer = await site.call("POST", "/jobs", {"jobType": "render"})
     dry_run = await site.call("POST", "/jobs?dryRun=true", {"jobType": "render"})
     for text in (str(answer.json), str(dry_run.json), caplog.text, str([*map(vars, caplog.records)])):
@@ -317,7 +320,7 @@ async def test_a_webhook_that_does_not_answer_is_a_missing_dependency(
     assert path not in str(site.world.records.all)
     assert (answer.status, answer.json["code"]) == (503, "dependency-unavailable")
     assert "webhook" in answer.json["detail"]
-    refuse(site, cluster.UnavailableError(503, "ServiceUnavailable", "no route"))
+    refuse(site, apierrors.UnavailableError(503, "ServiceUnavailable", "no route"))
     assert (await site.call("POST", "/jobs", {"jobType": "render"})).status == 503
 
 
@@ -328,7 +331,7 @@ async def test_a_dry_run_says_what_the_quota_would(site: Site) -> None:
     refuse(site, FULL)
     answer = await site.call("POST", "/jobs?dryRun=true", {"jobType": "render"})
     assert (answer.status, answer.json["accepted"], answer.json["usage"]["maxRunning"]) == (200, False, 2)
-    refuse(site, cluster.ForbiddenError(403, "Forbidden", "no"))
+    refuse(site, apierrors.ForbiddenError(403, "Forbidden", "no"))
     assert (await site.call("POST", "/jobs?dryRun=true", {"jobType": "render"})).status == 403
     assert (await site.call("GET", "/jobs")).json == {"items": []}
 
@@ -395,7 +398,7 @@ async def test_controls_write_the_desired_state(site: Site) -> None:
 
 async def test_a_cancel_in_between_wins(site: Site) -> None:
     await site.call("POST", "/jobs", {"name": "j", "jobType": "render"})
-    refuse(site, cluster.InvalidError(422, "Invalid", "`desiredState` is immutable once it is 'Cancelled'"))
+    refuse(site, apierrors.InvalidError(422, "Invalid", "`desiredState` is immutable once it is 'Cancelled'"))
     answer = await site.call("POST", "/jobs/j/suspend")
     assert (answer.status, answer.json["code"]) == (409, "conflict")
 
@@ -442,7 +445,7 @@ async def test_quotas_show_usage_limits_and_who_is_next(site: Site) -> None:
     quotas = site.world.ports.quotas
     site.world.ports.reservations = reservations.Reservations(
         storagebooks.StorageBooks(cast("Any", site.cluster)),
-        lambda tenant: storagequotas.limits_for(tenant, quotas.table),
+        lambda tenant: limits.limits_for(tenant, quotas.table),
     )
     await asyncio.sleep(0.05)
     found = (await site.call("GET", "/quotas", role="viewer")).json

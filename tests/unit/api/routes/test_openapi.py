@@ -8,7 +8,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from manifestry.core import errors, headers
+from manifestry.core import errors
+from manifestry.core.access import headers
 from tests.unit.api import world
 
 DOCUMENT: dict[str, Any] = world.build().app.openapi()

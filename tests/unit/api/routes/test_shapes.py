@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from manifestry_api import bodies, fields, schemas, streams, submissions, waiting
+from manifestry_api.jobs import submissions
+from manifestry_api.objects import schemas, waiting
+from manifestry_api.request import bodies, fields
+from manifestry_api.wire import streams
 from tests.unit.api import world
 
 

@@ -9,13 +9,15 @@ from typing import Any, cast
 
 import pytest
 
-from manifestry.adapters import cluster, reservations, store
-from manifestry.adapters.storagebooks import StorageBooks
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota import reservations
+from manifestry.adapters.quota.storagebooks import StorageBooks
+from manifestry.adapters.store import ports
 from manifestry.core import errors
-from manifestry.core.storagequotas import Limits
-from manifestry_api import sessions as facade_sessions
-from tests.unit.api_routes.site import NAMESPACE, Site
-from tests.unit.api_routes.uploading import DATA, DIGEST, artifact, begin, files, patch, recorded
+from manifestry.core.quota.storage.limits import Limits
+from manifestry_api.artifacts import sessions as facade_sessions
+from tests.unit.api.routes.site import NAMESPACE, Site
+from tests.unit.api.routes.uploading import DATA, DIGEST, artifact, begin, files, patch, recorded
 
 
 class Charges(reservations.Reservations):
@@ -60,7 +62,7 @@ class Charge(reservations.Hold):
             raise errors.Problem(errors.QUOTA_EXCEEDED, "the quota is used up", usage={"maxBytes": 100})
         self.seen.append(("grow", total_bytes))
 
-    async def land(self, blob: store.Blob) -> None:
+    async def land(self, blob: ports.Blob) -> None:
         await self.grow(blob.size_bytes)
         self.seen.append(("land", blob.size_bytes))
 
@@ -153,7 +155,7 @@ class Ledger:
     async def get(self, *_: Any) -> dict[str, Any]:
         await asyncio.sleep(0)
         if not self.body:
-            raise cluster.NotFoundError(404, "NotFound", "not found")
+            raise apierrors.NotFoundError(404, "NotFound", "not found")
         return copy.deepcopy(self.body)
 
     async def create(self, _: Any, body: dict[str, Any], *__: Any) -> dict[str, Any]:
@@ -164,7 +166,7 @@ class Ledger:
         await asyncio.sleep(0)
         old = self.body["metadata"]["resourceVersion"]
         if body["metadata"]["resourceVersion"] != old:
-            raise cluster.ConflictError(409, "Conflict", "modified")
+            raise apierrors.ConflictError(409, "Conflict", "modified")
         self.body = {**body, "metadata": {**self.body["metadata"], "resourceVersion": str(int(old) + 1)}}
         self.most = max(self.most, self.used)
         return copy.deepcopy(self.body)

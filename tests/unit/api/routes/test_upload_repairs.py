@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import reservations, store
-from manifestry.core import names
-from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Site, condition
-from tests.unit.api_routes.uploading import DATA, DIGEST, artifact, begin, field, head, patch, recorded
+from manifestry.adapters.quota import reservations
+from manifestry.adapters.store import ports
+from manifestry.core.kube import names
+from tests.unit.api.routes.site import NAMESPACE, TENANT_UID, Site, condition
+from tests.unit.api.routes.uploading import DATA, DIGEST, artifact, begin, field, head, patch, recorded
 
 
 async def lost(site: Site, reason: str, name: str = "a") -> None:
@@ -122,7 +123,7 @@ async def test_a_put_that_repairs_may_not_be_longer_than_what_was_stored(
     staged: list[int] = []
     stage = site.world.ports.store.stage
 
-    async def watched(chunks: Any, *, limit_bytes: int) -> store.Staged:
+    async def watched(chunks: Any, *, limit_bytes: int) -> ports.Staged:
         staged.append(limit_bytes)
         return await stage(chunks, limit_bytes=limit_bytes)
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import sessions, store
-from manifestry.core import blobkeys, names
-from manifestry_api import sessions as facade_sessions
-from manifestry_api import views
-from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Site, condition
-from tests.unit.api_routes.uploading import (
+from manifestry.adapters.store import ports as store_ports
+from manifestry.adapters.store import session_ports
+from manifestry.core.blobs import keys
+from manifestry.core.kube import names
+from manifestry_api.artifacts import sessions as facade_sessions
+from manifestry_api.objects import views
+from tests.unit.api.routes.site import NAMESPACE, TENANT_UID, Site, condition
+from tests.unit.api.routes.uploading import (
     DATA,
     DIGEST,
     PARTIAL,
@@ -368,8 +370,8 @@ async def test_a_store_that_is_down_at_the_end_loses_nothing(
     await artifact(site)
     path = await begin(site)
 
-    async def fail(*_: object) -> store.Blob:
-        raise store.StoreUnavailableError("down")
+    async def fail(*_: object) -> store_ports.Blob:
+        raise store_ports.StoreUnavailableError("down")
 
     with monkeypatch.context() as broken:
         broken.setattr(site.world.ports.store, "publish", fail)
@@ -385,8 +387,8 @@ async def test_bytes_that_are_gone_need_a_new_upload(site: Site, monkeypatch: py
     await artifact(site)
     path = await begin(site)
 
-    async def fail(*_: object) -> store.Blob:
-        raise store.BlobNotFoundError("gone")
+    async def fail(*_: object) -> store_ports.Blob:
+        raise store_ports.BlobNotFoundError("gone")
 
     with monkeypatch.context() as broken:
         broken.setattr(site.world.ports.store, "publish", fail)
@@ -404,7 +406,7 @@ async def test_two_uploads_of_one_artifact(site: Site) -> None:
     assert (await patch(site, other, 0, b"other", last=True)).status == 409
     assert recorded(site)["digest"] == DIGEST
     assert (await site.call("DELETE", other)).status == 204
-    assert blobkeys.upload(slow.rpartition("/")[2]) in files(site)
+    assert keys.upload(slow.rpartition("/")[2]) in files(site)
 
 
 async def test_a_crash_after_publishing_is_gone_on_from(site: Site) -> None:
@@ -426,7 +428,7 @@ async def test_a_session_that_goes_under_a_request(site: Site, monkeypatch: pyte
     path = await begin(site)
 
     async def gone(*_: object, **__: object) -> int:
-        raise sessions.SessionNotFoundError("gone")
+        raise session_ports.SessionNotFoundError("gone")
 
     for method in ("append", "seal"):
         with monkeypatch.context() as broken:

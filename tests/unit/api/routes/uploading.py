@@ -4,9 +4,9 @@ import base64
 import hashlib
 from typing import Any
 
-from manifestry.core import names
-from manifestry_api import views
-from tests.unit.api_routes.site import NAMESPACE, TENANT_UID, Reply, Site
+from manifestry.core.kube import names
+from manifestry_api.objects import views
+from tests.unit.api.routes.site import NAMESPACE, TENANT_UID, Reply, Site
 
 DATA = bytes(range(256)) * 40
 DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"

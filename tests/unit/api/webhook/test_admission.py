@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import cluster, ledgers
-from manifestry.core import ledgers as core_ledgers
-from manifestry.core import webhookpaths
-from manifestry_api import heads, webhook_paths
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota import ledgers
+from manifestry.core.access import webhookpaths
+from manifestry.core.quota import ledgers as core_ledgers
 from manifestry_api.routes import admission
+from manifestry_api.webhook import paths as webhook_paths
+from manifestry_api.wire import heads
 from tests.unit.api import asgi, world
 
 JOB_TYPE = {"metadata": {"name": "render"}, "spec": {"image": "registry.example/render:1"}}
@@ -35,7 +37,7 @@ class Kubernetes:
         if self.error:
             raise self.error
         if name not in self.objects:
-            raise cluster.NotFoundError(404, "NotFound", name)
+            raise apierrors.NotFoundError(404, "NotFound", name)
         return self.objects[name]
 
 
@@ -153,8 +155,8 @@ async def test_a_job_type_and_a_tenant_of_a_moment_ago_are_read_live() -> None:
     [
         (ledgers.NotReadyError("not initialised"), 503),
         (ledgers.ContentionError("contended"), 503),
-        (cluster.UnavailableError(503, "ServiceUnavailable", "away"), 503),
-        (cluster.ForbiddenError(403, "Forbidden", "RBAC secret"), 500),
+        (apierrors.UnavailableError(503, "ServiceUnavailable", "away"), 503),
+        (apierrors.ForbiddenError(403, "Forbidden", "RBAC secret"), 500),
         (RuntimeError("secret"), 500),
     ],
 )

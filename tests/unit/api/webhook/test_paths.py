@@ -9,9 +9,11 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from manifestry.adapters import cluster
-from manifestry.core import webhookpaths
-from manifestry_api import secretwatches, server, webhook_paths
+from manifestry.adapters.kube import apierrors, watchevents
+from manifestry.core.access import webhookpaths
+from manifestry_api import server
+from manifestry_api.webhook import paths as webhook_paths
+from manifestry_api.webhook import secretwatches
 from tests.unit.api import asgi, world
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -26,7 +28,7 @@ class Kubernetes:
 
     def __init__(self, *listed: Any) -> None:
         self.listed = list(listed)
-        self.events: asyncio.Queue[cluster.WatchEvent] = asyncio.Queue()
+        self.events: asyncio.Queue[watchevents.WatchEvent] = asyncio.Queue()
         self.error: Exception | None = None
 
     async def list(self, *_args: Any, field_selector: str, **_kwargs: Any) -> tuple[list[Any], str]:
@@ -35,7 +37,7 @@ class Kubernetes:
             raise self.error
         return self.listed, "1"
 
-    async def watch(self, *_args: Any, **_kwargs: Any) -> AsyncIterator[cluster.WatchEvent]:
+    async def watch(self, *_args: Any, **_kwargs: Any) -> AsyncIterator[watchevents.WatchEvent]:
         while True:
             yield await self.events.get()
 
@@ -132,11 +134,11 @@ async def test_the_secret_is_followed_from_its_absence_on() -> None:
     running = asyncio.create_task(paths.run())
     await asyncio.sleep(0.01)
     assert not paths.opens(f"/validate/{A}")
-    kubernetes.events.put_nowait(cluster.WatchEvent("ADDED", secret(A)))
+    kubernetes.events.put_nowait(watchevents.WatchEvent("ADDED", secret(A)))
     await asyncio.sleep(0.01)
     assert paths.opens(f"/validate/{A}")
-    kubernetes.events.put_nowait(cluster.WatchEvent("DELETED", secret(A)))
-    kubernetes.events.put_nowait(cluster.WatchEvent("MODIFIED", secret(B, A)))
+    kubernetes.events.put_nowait(watchevents.WatchEvent("DELETED", secret(A)))
+    kubernetes.events.put_nowait(watchevents.WatchEvent("MODIFIED", secret(B, A)))
     await asyncio.sleep(0.01)
     assert paths.opens(f"/validate/{B}")
     running.cancel()
@@ -145,7 +147,7 @@ async def test_the_secret_is_followed_from_its_absence_on() -> None:
 async def test_a_secret_that_may_not_be_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secretwatches, "POLL_SECONDS", 0.01)
     kubernetes = Kubernetes()
-    kubernetes.error = cluster.ForbiddenError(403, "Forbidden", "no")
+    kubernetes.error = apierrors.ForbiddenError(403, "Forbidden", "no")
     paths = loader(kubernetes)
     running = asyncio.create_task(paths.run())
     await asyncio.sleep(0.05)

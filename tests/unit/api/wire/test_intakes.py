@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from manifestry_api import intakes, protocols, server
+from manifestry_api import server
+from manifestry_api.wire import intakes, protocols
 from tests.controlplane.certificates import Authority
 
 MIB = 1 << 20

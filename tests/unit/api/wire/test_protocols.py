@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from manifestry_api import protocols, server
+from manifestry_api import server
+from manifestry_api.wire import protocols
 
 
 async def application(_scope: Any, receive: Any, send: Any) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from manifestry_api import protocols, server, stalls, streams
+from manifestry_api import server
+from manifestry_api.wire import protocols, stalls, streams
 
 CHUNK = b"x" * 65536
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from manifestry_api import protocols, server, zerocopy
+from manifestry_api import server
+from manifestry_api.wire import protocols, zerocopy
 from tests.controlplane.certificates import Authority
 
 DATA = bytes(range(256)) * 40_000  # 10 MB: more than any socket buffer takes

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import audit
+from manifestry.core.access import audit
 
 WHEN = datetime(2026, 5, 4, 3, 2, 1, 123456, tzinfo=UTC)
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import errors, headers
-from manifestry.core.access import Role
+from manifestry.core import errors
+from manifestry.core.access import headers
+from manifestry.core.access.permissions import Role
 
 GOOD = {
     "X-Actor": ["system:serviceaccount:a:b"],

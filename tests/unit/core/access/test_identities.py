@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import errors, headers, identities
-from manifestry.core.access import Action, Role
+from manifestry.core import errors
+from manifestry.core.access import headers, identities
+from manifestry.core.access.permissions import Action, Role
 
 SUBJECT = "system:serviceaccount:ns-acme:ci"
 WHO = identities.Identity(SUBJECT, identities.kubernetes_groups(SUBJECT), "kubernetes")

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import access
-from manifestry.core.access import Action, Role
+from manifestry.core.access import permissions
+from manifestry.core.access.permissions import Action, Role
 
 # The README's table in the order viewer, publisher, operator, admin; written out again on purpose.
 EXPECTED = {
@@ -29,35 +29,35 @@ EXPECTED = {
 
 @pytest.mark.parametrize("action", Action)
 @pytest.mark.parametrize("role", Role)
-def test_each_role_may_do_exactly_what_the_table_says(action: access.Action, role: Any) -> None:
-    decision = access.decide(action, [role])
-    assert isinstance(decision, access.Allowed) == (role[0] in EXPECTED[action])
+def test_each_role_may_do_exactly_what_the_table_says(action: permissions.Action, role: Any) -> None:
+    decision = permissions.decide(action, [role])
+    assert isinstance(decision, permissions.Allowed) == (role[0] in EXPECTED[action])
 
 
 def test_every_action_has_a_row() -> None:
-    assert set(access.TABLE) == set(Action)
+    assert set(permissions.TABLE) == set(Action)
 
 
 @pytest.mark.parametrize("action", Action)
-def test_no_role_means_no_action(action: access.Action) -> None:
-    assert isinstance(access.decide(action, []), access.Denied)
+def test_no_role_means_no_action(action: permissions.Action) -> None:
+    assert isinstance(permissions.decide(action, []), permissions.Denied)
 
 
 def test_an_action_without_a_row_is_denied_to_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "TABLE", {})
-    decision = access.decide(Action.JOBS_READ, list(Role))
-    assert decision == access.Denied("jobs:read", ())
+    monkeypatch.setattr(permissions, "TABLE", {})
+    decision = permissions.decide(Action.JOBS_READ, list(Role))
+    assert decision == permissions.Denied("jobs:read", ())
     assert decision.message.endswith("roles: none")
 
 
 def test_a_denial_names_the_rule_and_the_roles_that_would_do() -> None:
-    decision = access.decide(Action.JOBS_SUBMIT, [Role.VIEWER])
-    assert isinstance(decision, access.Denied)
+    decision = permissions.decide(Action.JOBS_SUBMIT, [Role.VIEWER])
+    assert isinstance(decision, permissions.Denied)
     assert decision.message == "rule `jobs:submit` must be met by one of the roles: operator, admin"
 
 
 def test_one_sufficient_role_among_several_is_enough() -> None:
-    assert access.decide(Action.JOBS_SUBMIT, [Role.VIEWER, Role.OPERATOR]) == access.Allowed()
+    assert permissions.decide(Action.JOBS_SUBMIT, [Role.VIEWER, Role.OPERATOR]) == permissions.Allowed()
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_one_sufficient_role_among_several_is_enough() -> None:
     ],
 )
 def test_roles_may_be_narrowed_and_never_widened(granted: Any, claimable: Any) -> None:
-    assert access.covered(frozenset(granted)) == claimable
+    assert permissions.covered(frozenset(granted)) == claimable
 
 
 @pytest.mark.parametrize(
@@ -86,4 +86,4 @@ def test_roles_may_be_narrowed_and_never_widened(granted: Any, claimable: Any) -
     ],
 )
 def test_role_names_are_exact_and_reader_means_viewer(text: str, role: Any) -> None:
-    assert access.parse_role(text) is role
+    assert permissions.parse_role(text) is role

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import webhookpaths
-from manifestry.core.webhookpaths import KNOWN_AFTER, LIFETIME, Tokens
+from manifestry.core.access import webhookpaths
+from manifestry.core.access.webhookpaths import KNOWN_AFTER, LIFETIME, Tokens
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)

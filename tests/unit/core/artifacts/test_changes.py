@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import changes, errors, names, requests
-from manifestry_api import bodies, representations, schemas, views
+from manifestry.core import errors
+from manifestry.core.artifacts import changes, requests
+from manifestry.core.kube import names
+from manifestry_api.objects import representations, schemas, views
+from manifestry_api.request import bodies
 
 DIGEST = f"sha256:{'ab' * 32}"
 OTHER = f"sha256:{'cd' * 32}"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import filelists
+from manifestry.core.artifacts import filelists
 
 UPLOAD = {"digest": "sha256:" + "a" * 64, "sizeBytes": 5}
 

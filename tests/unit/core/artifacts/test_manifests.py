@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import digests, manifests
-from manifestry.core.manifests import Descriptor, Manifest
+from manifestry.core.artifacts import manifests
+from manifestry.core.artifacts.manifests import Descriptor, Manifest
+from manifestry.core.blobs import digests
 
 LAYER = Descriptor("text/plain", digests.of(b"hello"), 5, {manifests.TITLE: "greeting.txt"})
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import artifacts, conditions, storagequotas
-from manifestry.core.artifacts import DropFetched, Observed, Tenant
-from manifestry.core.conditions import Condition
-from manifestry.core.fetches import Fetched, NoRoom, Pending
-from manifestry.core.sources import Evidence
-from manifestry.core.storagequotas import Limits
+from manifestry.core.artifacts import lives, plans, steps
+from manifestry.core.artifacts.fetches import Fetched, NoRoom, Pending
+from manifestry.core.artifacts.plans import DropFetched, Observed, Tenant
+from manifestry.core.artifacts.sources import Evidence
+from manifestry.core.kube import conditions
+from manifestry.core.kube.conditions import Condition
+from manifestry.core.quota.storage import grants
+from manifestry.core.quota.storage.limits import Limits
 
 pytestmark = pytest.mark.unit
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -59,20 +61,20 @@ URL = {"url": {"url": "https://example.org/x"}}
 def test_what_is_needed_is_what_is_known(
     spec: dict[str, Any], evidence: Evidence, expected: int | None
 ) -> None:
-    assert artifacts.needed_bytes(observed(spec, evidence), NOW) == expected
+    assert steps.needed_bytes(observed(spec, evidence), NOW) == expected
 
 
-def summary(plan: artifacts.Plan) -> set[tuple[str, str, str]]:
+def summary(plan: plans.Plan) -> set[tuple[str, str, str]]:
     assert plan.status is not None
     return {(each["type"], each["status"], each["reason"]) for each in plan.status["conditions"]}
 
 
 def test_a_charged_artifact_is_stored_and_says_so() -> None:
-    quota = storagequotas.condition("Reserved", 5, Limits(10))
-    plan = artifacts.plan(observed({"inline": {"text": "hello"}}, quota=quota), NOW)
+    quota = grants.condition("Reserved", 5, Limits(10))
+    plan = steps.plan(observed({"inline": {"text": "hello"}}, quota=quota), NOW)
     assert ("QuotaReserved", "True", "Reserved") in summary(plan)
     assert ("Ready", "True", "Stored") in summary(plan)
-    waiting = artifacts.plan(observed({"upload": {}}, quota=quota), NOW)
+    waiting = steps.plan(observed({"upload": {}}, quota=quota), NOW)
     assert ("QuotaReserved", "True", "Reserved") in summary(waiting)
 
 
@@ -82,8 +84,8 @@ def test_a_charged_artifact_is_stored_and_says_so() -> None:
     [("WaitingForQuota", "Unknown", "InProgress"), ("ExceedsMaxQuota", "False", "Failed")],
 )
 def test_without_room_nothing_is_stored(spec: dict[str, Any], reason: Any, ready: str, kstatus: str) -> None:
-    seen = observed(spec, quota=storagequotas.condition(reason, 5, Limits(3)))
-    plan = artifacts.plan(seen, NOW)
+    seen = observed(spec, quota=grants.condition(reason, 5, Limits(3)))
+    plan = steps.plan(seen, NOW)
     assert plan.actions == (DropFetched(),)
     assert {("QuotaReserved", "False", reason), ("Ready", ready, reason)} <= summary(plan)
     assert plan.again_seconds is None, "room wakes it"
@@ -91,8 +93,8 @@ def test_without_room_nothing_is_stored(spec: dict[str, Any], reason: Any, ready
 
 
 def test_what_is_refused_anyway_is_refused_for_what_it_is() -> None:
-    quota = storagequotas.condition("WaitingForQuota", 5, Limits(3))
-    plan = artifacts.plan(observed({"inline": {"text": "hello"}, "sizeBytes": 6}, quota=quota), NOW)
+    quota = grants.condition("WaitingForQuota", 5, Limits(3))
+    plan = steps.plan(observed({"inline": {"text": "hello"}, "sizeBytes": 6}, quota=quota), NOW)
     assert ("Ready", "False", "SizeMismatch") in summary(plan)
 
 
@@ -105,21 +107,21 @@ def test_a_verdict_does_not_outlive_the_quota() -> None:
             "lastTransitionTime": "2026-01-01T00:00:00Z",
         }
     ]
-    plan = artifacts.plan(observed({"inline": {"text": "hello"}}, conditions=old), NOW)
+    plan = steps.plan(observed({"inline": {"text": "hello"}}, conditions=old), NOW)
     assert ("QuotaReserved", "True", "Unlimited") in summary(plan)
-    plan = artifacts.plan(observed({"inline": {"text": "hello"}}), NOW)
+    plan = steps.plan(observed({"inline": {"text": "hello"}}), NOW)
     assert "QuotaReserved" not in {kind for kind, _, _ in summary(plan)}
 
 
 def test_a_download_without_room_waits_for_it_or_begins_again() -> None:
     evidence = Evidence(downloads={"": NoRoom(4, at_least=True)})
-    over = storagequotas.condition("WaitingForQuota", 4, Limits(3, 1), at_least=True)
+    over = grants.condition("WaitingForQuota", 4, Limits(3, 1), at_least=True)
     assert "the artifact of at least 4 bytes waits" in over.message
-    waiting = artifacts.plan(observed(URL, evidence, over), NOW)
+    waiting = steps.plan(observed(URL, evidence, over), NOW)
     assert ("Ready", "Unknown", "WaitingForQuota") in summary(waiting)
     assert (waiting.actions, waiting.again_seconds) == ((DropFetched(),), None)
-    reserved = storagequotas.condition("Reserved", 4, Limits(4))
-    again = artifacts.plan(observed(URL, evidence, reserved), NOW)
+    reserved = grants.condition("Reserved", 4, Limits(4))
+    again = steps.plan(observed(URL, evidence, reserved), NOW)
     assert ("Ready", "Unknown", "Fetching") in summary(again)
     assert (again.actions, again.again_seconds) == ((), 1.0)
 
@@ -135,4 +137,4 @@ def test_a_download_without_room_waits_for_it_or_begins_again() -> None:
     ],
 )
 def test_what_is_fetched_is_known(spec: dict[str, Any], status: dict[str, Any], expected: bool) -> None:
-    assert artifacts.is_fetched(observed(spec, **status).body) is expected
+    assert lives.is_fetched(observed(spec, **status).body) is expected

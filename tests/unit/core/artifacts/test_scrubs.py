@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import artifacts, conditions, digests, scrubs
-from manifestry.core.scrubs import Due, Part
+from manifestry.core.artifacts import lives, scrubs
+from manifestry.core.artifacts.scrubs import Due, Part
+from manifestry.core.blobs import digests
+from manifestry.core.kube import conditions
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -90,8 +92,8 @@ def test_bad_bytes_are_said_in_the_conditions_and_an_event(
         )
     broken = {**found, "status": status}
     assert conditions.kstatus(broken) == "Failed"
-    assert artifacts.is_lost(broken)
-    assert not artifacts.is_lost(found)
+    assert lives.is_lost(broken)
+    assert not lives.is_lost(found)
     assert status["artifact"] == found["status"]["artifact"]
     event = scrubs.event(found, finding, sentence, NOW, "op-1")
     assert (event["reason"], event["note"], event["type"]) == (finding, sentence, "Warning")

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import artifacts, conditions, sources
-from manifestry.core.artifacts import Observed, Tenant
-from manifestry.core.sources import Absent, Evidence, Reference
+from manifestry.core.artifacts import lives, plans, sources, steps
+from manifestry.core.artifacts.plans import Observed, Tenant
+from manifestry.core.artifacts.sources import Absent, Evidence, Reference
+from manifestry.core.kube import conditions
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ENCODED = base64.b64encode(b"\x00\xff").decode()
@@ -72,7 +73,7 @@ def test_what_is_missing_is_looked_for_ever_more_seldom(age_seconds: float, agai
 
 
 def test_secret_bytes_have_no_printable_form() -> None:
-    found = artifacts.PutBlob("t", "d", b"canary")
+    found = plans.PutBlob("t", "d", b"canary")
     evidence = Evidence(contents={Reference("Secret", "s", "k"): b"canary"})
     for shown in (repr(found), repr(evidence), repr(sources.Inline(b"canary"))):
         assert "canary" not in shown
@@ -123,9 +124,9 @@ SOUND = st.fixed_dictionaries(
 def test_every_spec_gets_a_condition_that_says_what_to_expect(spec: Any, status: Any, stamp: Any) -> None:
     metadata = {"name": "n", "namespace": "ns", "generation": 1, "creationTimestamp": stamp}
     body = {"metadata": metadata, "spec": spec, "status": status}
-    artifacts.lookups(body)
-    observed = Observed(body, Tenant("t", "uid"), Evidence(created=artifacts.created(body)))
-    plan = artifacts.plan(observed, NOW)
+    steps.lookups(body)
+    observed = Observed(body, Tenant("t", "uid"), Evidence(created=lives.created(body)))
+    plan = steps.plan(observed, NOW)
     assert plan.status is not None
     listed = plan.status["conditions"]
     ready = conditions.find(listed, "Ready")
@@ -133,5 +134,5 @@ def test_every_spec_gets_a_condition_that_says_what_to_expect(spec: Any, status:
     assert (ready["status"] == "Unknown") is conditions.is_status(listed, "Reconciling", "True")
     assert (ready["status"] == "False") is conditions.is_status(listed, "Stalled", "True")
     assert len(ready["message"]) <= 1024
-    again = artifacts.plan(Observed({**body, "status": plan.status}, observed.tenant, observed.evidence), NOW)
+    again = steps.plan(Observed({**body, "status": plan.status}, observed.tenant, observed.evidence), NOW)
     assert again.status is None

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import artifacts, conditions, digests, manifests
-from manifestry.core.artifacts import DropFetched, Lookups, Observed, Plan, PublishStaged, Tenant
-from manifestry.core.fetches import Failure, Fetched, Order, Pending
-from manifestry.core.manifests import Descriptor
-from manifestry.core.sources import Evidence, Reference
+from manifestry.core.artifacts import lives, manifests, plans, steps
+from manifestry.core.artifacts.fetches import Failure, Fetched, Order, Pending
+from manifestry.core.artifacts.manifests import Descriptor
+from manifestry.core.artifacts.plans import DropFetched, Lookups, Observed, Plan, PublishStaged, Tenant
+from manifestry.core.artifacts.sources import Evidence, Reference
+from manifestry.core.blobs import digests
+from manifestry.core.kube import conditions
 
 CREATED = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NOW = CREATED + timedelta(minutes=5)
@@ -30,12 +32,12 @@ def body(generation: int = 1, status: Any = None, metadata: Any = None, **spec: 
 
 
 def observe(made: dict[str, Any], **evidence: Any) -> Observed:
-    evidence.setdefault("created", artifacts.created(made))
+    evidence.setdefault("created", lives.created(made))
     return Observed(made, ACME, Evidence(**evidence))
 
 
 def planned(made: dict[str, Any], now: datetime = NOW, **evidence: Any) -> Plan:
-    return artifacts.plan(observe(made, **evidence), now)
+    return steps.plan(observe(made, **evidence), now)
 
 
 def summary(plan: Plan) -> tuple[str, str, str]:
@@ -153,12 +155,12 @@ def test_a_spec_that_is_not_an_object_has_a_condition() -> None:
     specs: list[Any] = [None, [], "x"]
     for spec in specs:
         made = body() | {"spec": spec}
-        assert artifacts.lookups(made) == Lookups()
+        assert steps.lookups(made) == Lookups()
         assert summary(planned(made))[1] == "InvalidSource"
 
 
-def puts(plan: artifacts.Plan) -> list[artifacts.PutBlob]:
-    found = [each for each in plan.actions if isinstance(each, artifacts.PutBlob)]
+def puts(plan: plans.Plan) -> list[plans.PutBlob]:
+    found = [each for each in plan.actions if isinstance(each, plans.PutBlob)]
     assert len(found) == len(plan.actions)
     return found
 
@@ -201,7 +203,7 @@ def test_the_manifest_does_not_depend_on_time_or_on_the_objects_identity() -> No
 def test_the_subject_stands_in_the_manifest() -> None:
     made = body(subjectRef={"name": "image"}, **INLINE)
     subject = Descriptor(manifests.MEDIA_TYPE, OTHER, 7)
-    plan = artifacts.plan(Observed(made, ACME, Evidence(), subject), NOW)
+    plan = steps.plan(Observed(made, ACME, Evidence(), subject), NOW)
     assert json.loads(puts(plan)[-1].data)["subject"]["digest"] == OTHER
 
 
@@ -211,9 +213,9 @@ def reconciled(made: dict[str, Any], now: datetime = NOW, **evidence: Any) -> di
 
 def test_a_ready_artifact_needs_nothing() -> None:
     ready = reconciled(body(**INLINE))
-    assert artifacts.is_ready(ready)
-    assert artifacts.lookups(ready) is None
-    assert artifacts.reason(ready) == ("Stored", "payload and manifest are stored")
+    assert lives.is_ready(ready)
+    assert steps.lookups(ready) is None
+    assert lives.reason(ready) == ("Stored", "payload and manifest are stored")
 
 
 def test_a_status_that_already_stands_is_not_written_again() -> None:
@@ -225,7 +227,7 @@ def test_a_status_that_already_stands_is_not_written_again() -> None:
 def test_a_new_generation_keeps_when_the_bytes_were_stored() -> None:
     old = reconciled(body(**INLINE))
     edited = body(generation=2, status=old["status"], annotations={"a": "b"}, **INLINE)
-    assert not artifacts.is_ready(edited)
+    assert not lives.is_ready(edited)
     plan = planned(edited, now=NOW + timedelta(hours=1))
     assert plan.status is not None
     assert plan.status["artifact"] == old["status"]["artifact"]
@@ -240,10 +242,10 @@ def test_a_reference_is_read_once() -> None:
     }
     for source in (spec, files):
         made = body(**source)
-        assert artifacts.lookups(made) == Lookups(frozenset(), frozenset({CONFIG}))
+        assert steps.lookups(made) == Lookups(frozenset(), frozenset({CONFIG}))
         stored = reconciled(made, contents={CONFIG: b"hello"})
         edited = body(generation=2, status=stored["status"], project="p", **source)
-        assert artifacts.lookups(edited) == Lookups(frozenset({HELLO}))
+        assert steps.lookups(edited) == Lookups(frozenset({HELLO}))
         assert summary(planned(edited, blobs={HELLO: 5}))[:2] == ("True", "Stored")
 
 
@@ -261,27 +263,27 @@ def test_a_reference_is_read_once() -> None:
     ],
 )
 def test_only_what_the_spec_points_to_is_gathered(spec: dict[str, Any], expected: Lookups) -> None:
-    assert artifacts.lookups(body(**spec)) == expected
+    assert steps.lookups(body(**spec)) == expected
 
 
 def test_nothing_is_gathered_for_an_artifact_that_is_being_deleted() -> None:
-    assert artifacts.lookups(body(metadata={"deletionTimestamp": "2026-01-01T12:00:00Z"}, **INLINE)) is None
+    assert steps.lookups(body(metadata={"deletionTimestamp": "2026-01-01T12:00:00Z"}, **INLINE)) is None
 
 
 def test_a_namespace_without_a_tenant_is_said_and_looked_at_again() -> None:
-    plan = artifacts.plan(Observed(body(**INLINE), None), NOW)
+    plan = steps.plan(Observed(body(**INLINE), None), NOW)
     assert summary(plan) == ("False", "TenantNotFound", "Failed")
-    assert plan.again_seconds == artifacts.TENANT_RETRY_SECONDS
+    assert plan.again_seconds == steps.TENANT_RETRY_SECONDS
     assert "tenant" not in (plan.status or {})
 
 
 def test_a_store_that_fails_is_tried_again_with_one_write() -> None:
     made = body(**INLINE)
-    plan = artifacts.unavailable(observe(made), "the object store is full", NOW)
+    plan = steps.unavailable(observe(made), "the object store is full", NOW)
     assert summary(plan) == ("Unknown", "StoreUnavailable", "InProgress")
-    assert plan.again_seconds == artifacts.STORE_RETRY_SECONDS
+    assert plan.again_seconds == steps.STORE_RETRY_SECONDS
     again = observe({**made, "status": plan.status})
-    assert artifacts.unavailable(again, "the object store is full", NOW + timedelta(seconds=5)).status is None
+    assert steps.unavailable(again, "the object store is full", NOW + timedelta(seconds=5)).status is None
 
 
 def test_an_upload_is_looked_at_again_when_it_expires() -> None:
@@ -299,7 +301,7 @@ def test_an_upload_is_looked_at_again_when_it_expires() -> None:
     ],
 )
 def test_the_creation_time_is_read(stamp: Any, expected: datetime | None) -> None:
-    assert artifacts.created({"metadata": {"creationTimestamp": stamp}}) == expected
+    assert lives.created({"metadata": {"creationTimestamp": stamp}}) == expected
 
 
 def test_an_upload_of_unknown_age_does_not_expire() -> None:
@@ -328,7 +330,7 @@ def test_what_others_recorded_in_the_status_is_kept() -> None:
 def test_only_a_ready_artifact_can_be_a_subject(change: Mapping[str, Any], expected: bool) -> None:
     ready = reconciled(body(**INLINE))
     ready["status"] |= change
-    found = artifacts.manifest_of(ready)
+    found = lives.manifest_of(ready)
     assert (found is not None) is expected
     assert found is None or found.digest == ready["status"]["manifest"]["digest"]
 
@@ -338,8 +340,8 @@ def test_only_a_ready_artifact_can_be_a_subject(change: Mapping[str, Any], expec
 )
 def test_a_strange_status_does_no_harm(status: Any) -> None:
     made = body(status=status, **INLINE)
-    assert not artifacts.is_ready(made)
-    assert artifacts.reason({"status": {}}) == ("", "")
+    assert not lives.is_ready(made)
+    assert lives.reason({"status": {}}) == ("", "")
     assert summary(planned(made))[1] == "Stored"
 
 
@@ -348,8 +350,8 @@ def test_fetched_bytes_are_published_before_the_manifest_that_names_them() -> No
     assert plan.actions[0] == PublishStaged(ACME.uid, "u", HELLO, 5)
     assert plan.status is not None
     again = body(status=plan.status, generation=2, **FETCHED)
-    assert artifacts.orders(observe(again), NOW) == {}
-    assert artifacts.lookups(again) == Lookups(frozenset({HELLO}))
+    assert steps.orders(observe(again), NOW) == {}
+    assert steps.lookups(again) == Lookups(frozenset({HELLO}))
 
 
 @pytest.mark.parametrize("promise", [{"digest": OTHER}, {"sizeBytes": 6}])
@@ -360,12 +362,12 @@ def test_fetched_bytes_that_are_not_what_was_promised_are_dropped_and_not_fetche
     plan = planned(made, downloads={"": Fetched("u", HELLO, 5)})
     assert summary(plan)[2] == "Failed"
     assert plan.actions == (DropFetched(),)
-    assert artifacts.lookups(made | {"status": plan.status}) is None
+    assert steps.lookups(made | {"status": plan.status}) is None
     edited = body(status=plan.status, generation=2, **FETCHED, **promise)
-    assert artifacts.lookups(edited) == Lookups()
+    assert steps.lookups(edited) == Lookups()
     inline = planned(body(**INLINE, **promise))
-    assert artifacts.lookups(body(status=inline.status, **INLINE, **promise)) == Lookups()
-    assert artifacts.lookups(body(status=plan.status)) == Lookups()
+    assert steps.lookups(body(status=inline.status, **INLINE, **promise)) == Lookups()
+    assert steps.lookups(body(status=plan.status)) == Lookups()
 
 
 def file(name: str, **spec: Any) -> dict[str, Any]:
@@ -396,13 +398,13 @@ def file(name: str, **spec: Any) -> dict[str, Any]:
 def test_nothing_is_fetched_before_all_else_is_there(
     spec: dict[str, Any], evidence: dict[str, Any], expected: dict[str, Order]
 ) -> None:
-    assert artifacts.orders(observe(body(**spec), **evidence), NOW) == expected
+    assert steps.orders(observe(body(**spec), **evidence), NOW) == expected
 
 
 def test_a_url_has_no_printable_form() -> None:
     url = "https://example.org/?signature=canary"
     made = observe(body(url={"url": url}))
-    shown = (repr(artifacts.orders(made, NOW)), repr(artifacts.plan(made, NOW)))
+    shown = (repr(steps.orders(made, NOW)), repr(steps.plan(made, NOW)))
     assert "canary" not in "".join(shown)
 
 

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import blobkeys, digests, errors, uploads
-from manifestry.core.uploads import Append, Leftover, Seal, Session, State
+from manifestry.core import errors
+from manifestry.core.artifacts import uploads
+from manifestry.core.artifacts.uploads import Append, Leftover, Seal, Session, State
+from manifestry.core.blobs import digests, keys
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 ID, TENANT = "0a1b2c3d-0000-4000-8000-000000000001", "0a1b2c3d-0000-4000-8000-000000000002"
@@ -72,9 +74,9 @@ def test_keys_are_read_back() -> None:
 
 @pytest.mark.parametrize("part", ["", "..", "A" * 36, "../" + ID])
 def test_a_key_is_never_built_from_anything_else(part: str) -> None:
-    with pytest.raises(blobkeys.KeyPartError):
+    with pytest.raises(keys.KeyPartError):
         uploads.piece(part, 0)
-    with pytest.raises(blobkeys.KeyPartError):
+    with pytest.raises(keys.KeyPartError):
         uploads.slot(part, 0)
 
 

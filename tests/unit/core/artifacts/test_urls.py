@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import urls
+from manifestry.core.artifacts import urls
 
 
 @pytest.mark.parametrize(

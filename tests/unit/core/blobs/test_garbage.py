@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import blobkeys, digests, garbage, garbagekeys
-from manifestry.core.garbage import Blob, Named, Observed, Pin, Referrers
+from manifestry.core.blobs import digests, garbage, garbagekeys, keys
+from manifestry.core.blobs.garbage import Blob, Named, Observed, Pin, Referrers
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 GRACE = timedelta(hours=2)
@@ -159,7 +159,7 @@ def test_keys_are_read_back() -> None:
     assert garbagekeys.parse_claim(garbagekeys.claim(TENANT, A)) == (TENANT, A)
     assert garbagekeys.parse_pin(garbagekeys.pin(TENANT, ARTIFACT)) == ARTIFACT
     assert garbagekeys.quarantine(TENANT, A).startswith(garbagekeys.damaged(TENANT))
-    assert blobkeys.blob(TENANT, A).startswith(garbagekeys.prefix(TENANT))
+    assert keys.blob(TENANT, A).startswith(garbagekeys.prefix(TENANT))
     for key in (garbagekeys.OWNER, "gc/", "gc/x/y"):
         assert garbagekeys.parse_claim(key) is None
     for key in ("pins/x", "pins/x.json", f"pins/{ARTIFACT}"):

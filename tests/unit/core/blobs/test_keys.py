@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import blobkeys, digests
+from manifestry.core.blobs import digests, keys
 
 TENANT = "0a1b2c3d-0000-4000-8000-00000000000f"
 DIGEST = digests.of(b"hello")
@@ -36,29 +36,29 @@ HOSTILE = [
 
 
 def test_keys_have_the_documented_form() -> None:
-    assert blobkeys.tenant(TENANT) == f"tenants/{TENANT}/blobs/"
-    assert blobkeys.blob(TENANT, DIGEST) == f"tenants/{TENANT}/blobs/sha256/2c/f2/{HEX}"
-    assert blobkeys.upload(TENANT) == f"uploads/{TENANT}"
-    assert blobkeys.canary(TENANT) == f"canary/{TENANT}"
+    assert keys.tenant(TENANT) == f"tenants/{TENANT}/blobs/"
+    assert keys.blob(TENANT, DIGEST) == f"tenants/{TENANT}/blobs/sha256/2c/f2/{HEX}"
+    assert keys.upload(TENANT) == f"uploads/{TENANT}"
+    assert keys.canary(TENANT) == f"canary/{TENANT}"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_an_identifier_that_is_not_a_canonical_uuid_is_refused(text: str) -> None:
-    for build in (blobkeys.tenant, blobkeys.upload, blobkeys.canary, lambda uid: blobkeys.blob(uid, DIGEST)):
-        with pytest.raises(blobkeys.KeyPartError, match="must be a lower-case UUID"):
+    for build in (keys.tenant, keys.upload, keys.canary, lambda uid: keys.blob(uid, DIGEST)):
+        with pytest.raises(keys.KeyPartError, match="must be a lower-case UUID"):
             build(text)
 
 
 @pytest.mark.parametrize("digest", ["", "..", "sha256:..", DIGEST.upper(), f"{DIGEST}/..", f"sha512:{HEX}"])
 def test_a_digest_that_is_not_canonical_is_refused(digest: str) -> None:
     with pytest.raises(digests.DigestError):
-        blobkeys.blob(TENANT, digest)
+        keys.blob(TENANT, digest)
 
 
 @given(st.uuids(), st.binary(max_size=20))
 def test_a_blobs_key_tells_tenant_and_digest(tenant: uuid.UUID, data: bytes) -> None:
-    key = blobkeys.blob(str(tenant), digests.of(data))
-    assert blobkeys.parse_blob(key) == (str(tenant), digests.of(data))
+    key = keys.blob(str(tenant), digests.of(data))
+    assert keys.parse_blob(key) == (str(tenant), digests.of(data))
     assert re.fullmatch(r"[a-z0-9/-]+", key)
 
 
@@ -73,10 +73,10 @@ def test_a_blobs_key_tells_tenant_and_digest(tenant: uuid.UUID, data: bytes) -> 
     ],
 )
 def test_another_key_is_no_blob(key: str) -> None:
-    assert blobkeys.parse_blob(key) is None
+    assert keys.parse_blob(key) is None
 
 
 @given(st.text(), st.text())
 def test_no_text_gets_into_a_key(tenant: str, digest: str) -> None:
     with pytest.raises(ValueError, match="must be"):
-        blobkeys.blob(tenant, digest)
+        keys.blob(tenant, digest)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from manifestry.core import signedurls
+from manifestry.core.blobs import signedurls
 
 START = datetime(2026, 11, 23, 14, 13, 51, tzinfo=UTC)
 END = datetime(2026, 11, 23, 14, 14, 51, tzinfo=UTC)

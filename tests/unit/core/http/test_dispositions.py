@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import dispositions
+from manifestry.core.http import dispositions
 
 _FORM = re.compile(
     r'attachment; filename="([ !#-$&-\[\]-~]+)"(?:; filename\*=UTF-8\'\'([A-Za-z0-9!#$&+.^_`|~%-]+))?'

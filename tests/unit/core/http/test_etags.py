@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import etags
-from manifestry.core.etags import Outcome
+from manifestry.core.http import etags
+from manifestry.core.http.etags import Outcome
 
 TAG = '"xyzzy"'
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import errors, pages
+from manifestry.core import errors
+from manifestry.core.http import pages
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 FILTERS = {"list": "jobs", "tenant": "acme"}

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import errors, ranges
-from manifestry.core.ranges import Span
+from manifestry.core import errors
+from manifestry.core.http import ranges
+from manifestry.core.http.ranges import Span
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import admission, errors, ledgers, quotas
-from manifestry.core.admission import Facts, Request
-from manifestry.core.quotas import Limits
+from manifestry.core import errors
+from manifestry.core.jobs import admission
+from manifestry.core.jobs.admission import Facts, Request
+from manifestry.core.quota import ledgers, quotas
+from manifestry.core.quota.quotas import Limits
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TYPE = {"metadata": {"name": "render"}, "spec": {"image": "x"}}

@@ -2,8 +2,9 @@
 
 import pytest
 
-from manifestry.core import controls, errors
-from manifestry.core.controls import Control
+from manifestry.core import errors
+from manifestry.core.jobs import controls
+from manifestry.core.jobs.controls import Control
 
 CONFLICT = "conflict"
 

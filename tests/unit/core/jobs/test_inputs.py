@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import inputs
+from manifestry.core.jobs import inputs
 
 
 def job(summary: str | None = None, **spec: Any) -> dict[str, Any]:

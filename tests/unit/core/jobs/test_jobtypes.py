@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import jobtypes
+from manifestry.core.jobs import jobtypes
+from manifestry.core.kube import bodies
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "additionalProperties": False}
 
@@ -127,7 +128,7 @@ def test_conditions_say_what_is_wrong_with_a_schema() -> None:
 
 @pytest.mark.parametrize("body", [None, {}, {"spec": None}, {"spec": []}])
 def test_spec_of_another_shape_is_empty(body: Any) -> None:
-    assert jobtypes.spec_of(body) == {}
+    assert bodies.spec_of(body) == {}
 
 
 def test_env_name() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import parameters
+from manifestry.core.jobs import parameters
 
 FRAMES = {
     "type": "object",

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import errors, podlogs
-from manifestry.core.podlogs import Target, Wanted
+from manifestry.core import errors
+from manifestry.core.jobs import podlogs
+from manifestry.core.jobs.podlogs import Target, Wanted
 
 
 def pod(

@@ -1,6 +1,7 @@
 from typing import Any
 
-from manifestry.core import names, podspecs
+from manifestry.core.jobs import podspecs
+from manifestry.core.kube import names
 
 JOB: dict[str, Any] = {
     "metadata": {

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import jobshapes
+from manifestry.core.jobs import shapes
 
 GOOD: dict[str, Any] = {
     "jobType": "render",
@@ -17,7 +17,7 @@ CONDITION = {"type": "Succeeded", "status": "True", "reason": "R", "message": ""
 
 
 def test_a_well_formed_job_has_no_faults() -> None:
-    assert jobshapes.faults({"spec": GOOD}) == ()
+    assert shapes.faults({"spec": GOOD}) == ()
 
 
 @pytest.mark.parametrize(
@@ -39,26 +39,26 @@ def test_a_well_formed_job_has_no_faults() -> None:
     ],
 )
 def test_a_wrong_shape_is_named(change: dict[str, Any], pointer: str) -> None:
-    assert [fault.pointer for fault in jobshapes.faults({"spec": {**GOOD, **change}})] == [pointer]
+    assert [fault.pointer for fault in shapes.faults({"spec": {**GOOD, **change}})] == [pointer]
 
 
 @pytest.mark.parametrize("spec", [None, [], "x", 3])
 def test_a_spec_that_is_no_object_is_named(spec: Any) -> None:
-    assert [fault.pointer for fault in jobshapes.faults({"spec": spec})] == ["/spec"]
+    assert [fault.pointer for fault in shapes.faults({"spec": spec})] == ["/spec"]
 
 
 def test_a_job_type_is_required() -> None:
-    assert [fault.pointer for fault in jobshapes.faults({"spec": {}})] == ["/spec/jobType"]
+    assert [fault.pointer for fault in shapes.faults({"spec": {}})] == ["/spec/jobType"]
 
 
 @pytest.mark.parametrize("job", [{}, {"status": {"tenant": "a", "conditions": [CONDITION], "unknown": 1}}])
 def test_a_status_of_the_right_shape_is_left_as_it_is(job: dict[str, Any]) -> None:
-    assert jobshapes.tame(job) is job
+    assert shapes.tame(job) is job
 
 
 @pytest.mark.parametrize("status", [[], "x", 3])
 def test_a_status_that_is_no_object_is_as_if_it_were_not_there(status: Any) -> None:
-    assert jobshapes.tame({"status": status}) == {"status": {}}
+    assert shapes.tame({"status": status}) == {"status": {}}
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,4 @@ def test_a_status_that_is_no_object_is_as_if_it_were_not_there(status: Any) -> N
     ],
 )
 def test_a_status_field_of_another_shape_is_dropped_and_the_rest_kept(field: str, value: Any) -> None:
-    assert jobshapes.tame({"status": {"podName": "p", field: value}}) == {"status": {"podName": "p"}}
+    assert shapes.tame({"status": {"podName": "p", field: value}}) == {"status": {"podName": "p"}}

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import conditions, jobs, ledgers, names, podspecs
-from manifestry.core.jobs import (
+from manifestry.core.jobs import podspecs, steps
+from manifestry.core.jobs.plans import (
     Claim,
     CreateBatch,
     DeleteBatch,
@@ -15,7 +15,9 @@ from manifestry.core.jobs import (
     SetTtl,
     Unsuspend,
 )
-from manifestry.core.ledgers import Holder, State
+from manifestry.core.kube import conditions, names
+from manifestry.core.quota import ledgers
+from manifestry.core.quota.holders import Holder, State
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TYPE = {"metadata": {"name": "render"}, "spec": {"image": "x", "allowedOverrides": ["Priority"]}}
@@ -81,11 +83,11 @@ def see(body: dict[str, Any] | None = None, **fields: Any) -> Observed:
     return replace(Observed(body or job(), "acme", TYPE), **fields)
 
 
-def kinds(plan: jobs.Plan) -> list[str]:
+def kinds(plan: steps.Plan) -> list[str]:
     return [type(action).__name__ for action in plan.actions]
 
 
-def reason(plan: jobs.Plan) -> str:
+def reason(plan: steps.Plan) -> str:
     found = conditions.find((plan.status or {}).get("conditions"), "Succeeded")
     return str(found["reason"]) if found else ""
 
@@ -296,23 +298,23 @@ ADMITTED = holder(State.ADMITTED)
     ],
 )
 def test_plan(why: str, observed: Observed, reason_: str, actions: list[str], *, again: bool) -> None:
-    plan = jobs.plan(observed, NOW)
+    plan = steps.plan(observed, NOW)
     assert (reason(plan), kinds(plan), plan.again) == (reason_, actions, again), why
 
 
 def test_actions_carry_what_their_doer_needs() -> None:
-    assert jobs.plan(see(), NOW).actions == (
+    assert steps.plan(see(), NOW).actions == (
         Claim(ledgers.LiveJob(UID, "a", created=datetime(2026, 1, 1, 11, 59, tzinfo=UTC))),
     )
-    created = jobs.plan(see(holder=ADMITTED), NOW).actions
+    created = steps.plan(see(holder=ADMITTED), NOW).actions
     assert created == (CreateBatch(podspecs.build(job(), TYPE, "acme")),)
-    assert jobs.plan(see(holder=ADMITTED, batch=batch(suspend=True)), NOW).actions == (
+    assert steps.plan(see(holder=ADMITTED, batch=batch(suspend=True)), NOW).actions == (
         Unsuspend("a-01234567", "b1"),
     )
     cancelled = see(job({"desiredState": "Cancelled"}), batch=batch())
-    assert jobs.plan(cancelled, NOW).actions == (DeleteBatch("a-01234567", "b1"),)
+    assert steps.plan(cancelled, NOW).actions == (DeleteBatch("a-01234567", "b1"),)
     parked = see(job({"desiredState": "Suspended"}), holder=ADMITTED)
-    assert jobs.plan(parked, NOW).actions == (Park(ADMITTED),)
+    assert steps.plan(parked, NOW).actions == (Park(ADMITTED),)
 
 
 @pytest.mark.parametrize(
@@ -335,19 +337,19 @@ def test_actions_carry_what_their_doer_needs() -> None:
     ],
 )
 def test_the_batch_job_may_go_only_after_its_end(why: str, body: Any, found: Any, expected: Any) -> None:
-    assert [*jobs.plan(see(body, batch=found), NOW).actions] == expected, why
+    assert [*steps.plan(see(body, batch=found), NOW).actions] == expected, why
 
 
 def test_a_finished_job_waits_for_no_pods_but_an_aborted_one_does() -> None:
-    assert jobs.plan(see(holder=ADMITTED, batch=ended("Failed")), NOW).actions == (
+    assert steps.plan(see(holder=ADMITTED, batch=ended("Failed")), NOW).actions == (
         Release(wait_for_pods=False),
     )
     lost = see(job(status=RUNNING), holder=ADMITTED)
-    assert jobs.plan(lost, NOW).actions == (Release(wait_for_pods=True),)
+    assert steps.plan(lost, NOW).actions == (Release(wait_for_pods=True),)
 
 
 def message(observed: Observed) -> str:
-    found = conditions.find((jobs.plan(observed, NOW).status or {})["conditions"], "Succeeded")
+    found = conditions.find((steps.plan(observed, NOW).status or {})["conditions"], "Succeeded")
     assert found is not None
     return str(found["message"])
 
@@ -368,7 +370,7 @@ def message(observed: Observed) -> str:
 def test_a_failure_names_the_exit_code(pods: Any, said: str, code: int | None) -> None:
     observed = see(holder=ADMITTED, batch=ended("Failed", message="boom"), pods=tuple(pods))
     assert message(observed) == said
-    assert (jobs.plan(observed, NOW).status or {}).get("exitCode") == code
+    assert (steps.plan(observed, NOW).status or {}).get("exitCode") == code
 
 
 def test_a_finished_status_has_its_times_and_names() -> None:
@@ -377,7 +379,7 @@ def test_a_finished_status_has_its_times_and_names() -> None:
         batch=ended("Failed", reason="DeadlineExceeded"),
         pods=(pod({"terminated": {"exitCode": 1}}),),
     )
-    status = jobs.plan(observed, NOW).status or {}
+    status = steps.plan(observed, NOW).status or {}
     assert "its `activeDeadlineSeconds` of 9" in message(observed)
     assert (status["startTime"], status["completionTime"]) == ("2026-01-01T11:59:30Z", "2026-01-01T12:00:00Z")
     assert (status["podName"], status["attempts"]) == ("p", 1)
@@ -407,7 +409,7 @@ SLOW = batch(active=1, startTime="2026-01-01T11:59:30Z")
 def test_a_pod_that_does_not_start_says_why(pods: Any, said: str) -> None:
     observed = see(holder=ADMITTED, batch=SLOW, pods=tuple(pods))
     assert message(observed) == said
-    assert jobs.plan(observed, NOW).after == jobs.PROBLEM_POLL_SECONDS
+    assert steps.plan(observed, NOW).after == steps.PROBLEM_POLL_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -422,7 +424,7 @@ def test_a_pod_that_does_not_start_says_why(pods: Any, said: str) -> None:
     ],
 )
 def test_pods_are_read_only_when(why: str, observed: Observed, *, wanted: bool) -> None:
-    assert jobs.wants_pods(observed, NOW) is wanted, why
+    assert steps.wants_pods(observed, NOW) is wanted, why
 
 
 @pytest.mark.parametrize(
@@ -443,10 +445,10 @@ def test_pods_are_read_only_when(why: str, observed: Observed, *, wanted: bool) 
     ],
 )
 def test_every_reader_agrees_on_the_state(observed: Observed, kstatus: str, word: str) -> None:
-    body = {**observed.job, "status": jobs.plan(observed, NOW).status}
+    body = {**observed.job, "status": steps.plan(observed, NOW).status}
     assert conditions.kstatus(body) == kstatus
-    assert jobs.rest_status(body) == word
-    assert jobs.rest_status(job()) == "queued"
+    assert steps.rest_status(body) == word
+    assert steps.rest_status(job()) == "queued"
 
 
 def test_planning_twice_gives_an_equal_status_so_that_nothing_is_written() -> None:
@@ -457,32 +459,32 @@ def test_planning_twice_gives_an_equal_status_so_that_nothing_is_written() -> No
         see(batch=ended("Failed")),
         see(job_type=None),
     ):
-        first = jobs.plan(observed, NOW).status
+        first = steps.plan(observed, NOW).status
         later = NOW + timedelta(seconds=30)
-        second = jobs.plan(replace(observed, job={**observed.job, "status": first}), later).status
+        second = steps.plan(replace(observed, job={**observed.job, "status": first}), later).status
         assert second in (None, first)
 
 
 def test_foreign_conditions_and_fields_of_a_status_are_kept() -> None:
     before = {"logs": {"uri": "u"}, "conditions": [{"type": "Foreign", "status": "True"}]}
-    status = jobs.plan(see(job(status=before), holder=holder(State.QUEUED)), NOW).status or {}
+    status = steps.plan(see(job(status=before), holder=holder(State.QUEUED)), NOW).status or {}
     assert status["logs"] == {"uri": "u"}
     assert conditions.is_status(status["conditions"], "Foreign", "True")
 
 
 def test_suspending_forgets_the_run_so_that_a_resume_starts_anew() -> None:
     before = job({"desiredState": "Suspended"}, status={**RUNNING, "startTime": "t", "podName": "p"})
-    status = jobs.plan(see(before, holder=ADMITTED, batch=batch()), NOW).status or {}
+    status = steps.plan(see(before, holder=ADMITTED, batch=batch()), NOW).status or {}
     assert not {"jobRef", "startTime", "podName"} & status.keys()
 
 
 def test_a_retry_after_the_end_is_answered_in_the_message() -> None:
     body = job({"retryGeneration": 1}, status=FINAL, generation=2)
-    status = jobs.plan(see(body), NOW).status or {}
+    status = steps.plan(see(body), NOW).status or {}
     assert status["retryGeneration"] == 1
     assert status["conditions"][0]["message"] == "m; a retry is not supported yet, create a new Job"
     again = {**body, "status": status, "metadata": {**body["metadata"], "generation": 3}}
-    assert (jobs.plan(see(again), NOW).status or {})["conditions"][0]["message"].count("retry") == 1
+    assert (steps.plan(see(again), NOW).status or {})["conditions"][0]["message"].count("retry") == 1
 
 
 @pytest.mark.parametrize(
@@ -507,11 +509,11 @@ def test_a_job_rests_when_its_status_and_its_ledger_agree(
     why: str, status: Any, found: State | None, *, is_typed: bool, resting: bool
 ) -> None:
     entry = holder(found) if found else None
-    assert jobs.is_resting(job(status=status), entry, is_typed=is_typed) is resting, why
+    assert steps.is_resting(job(status=status), entry, is_typed=is_typed) is resting, why
 
 
 def test_the_status_names_the_batch_job_before_it_may_run() -> None:
-    status = jobs.plan(see(holder=ADMITTED, batch=dated(9, suspend=True)), NOW).status or {}
+    status = steps.plan(see(holder=ADMITTED, batch=dated(9, suspend=True)), NOW).status or {}
     assert status["jobRef"] == {"name": "a-01234567", "uid": "b1"}
     assert status["effective"] == {"image": "x", "backoffLimit": 0, "activeDeadlineSeconds": 9}
 
@@ -520,29 +522,29 @@ def test_the_status_tells_the_deadline_in_force() -> None:
     before = {**RUNNING, "effective": {"image": "x", "activeDeadlineSeconds": 60}}
     body = job({"activeDeadlineSeconds": 5}, before, generation=2)
     observed = see(body, holder=ADMITTED, batch=dated(60, active=1))
-    assert jobs.plan(observed, NOW).actions == (jobs.SetDeadline("a-01234567", "b1", 5),)
-    after = jobs.plan(replace(observed, batch=dated(5, active=1)), NOW).status or {}
+    assert steps.plan(observed, NOW).actions == (steps.SetDeadline("a-01234567", "b1", 5),)
+    after = steps.plan(replace(observed, batch=dated(5, active=1)), NOW).status or {}
     assert after["effective"] == {"image": "x", "activeDeadlineSeconds": 5}
     assert after["observedGeneration"] == 2
-    bare = jobs.plan(see(job(status=RUNNING), holder=ADMITTED, batch=batch(active=1)), NOW).status or {}
+    bare = steps.plan(see(job(status=RUNNING), holder=ADMITTED, batch=batch(active=1)), NOW).status or {}
     assert "effective" not in bare
 
 
 def test_what_leaves_slowly_is_looked_for_seldomer() -> None:
     leaving = see(CANCEL_WISH, holder=ADMITTED, batch=batch(deleting=True))
-    waits = [jobs.plan(leaving, NOW + timedelta(seconds=age)).after for age in (0, 60, 3600)]
-    assert waits == [jobs.POLL_SECONDS, 12.0, 30.0]
+    waits = [steps.plan(leaving, NOW + timedelta(seconds=age)).after for age in (0, 60, 3600)]
+    assert waits == [steps.POLL_SECONDS, 12.0, 30.0]
 
 
 def test_a_job_without_a_pod_says_so_after_a_while() -> None:
     early = see(job(status=NAMED), holder=ADMITTED, batch=batch(startTime="2026-01-01T11:59:50Z"))
-    assert jobs.plan(early, NOW).status is None
+    assert steps.plan(early, NOW).status is None
     late = replace(early, batch=batch(startTime="2026-01-01T11:59:00Z"))
     assert "no pod could be made yet" in message(late)
-    assert jobs.plan(late, NOW).after == jobs.PROBLEM_POLL_SECONDS
+    assert steps.plan(late, NOW).after == steps.PROBLEM_POLL_SECONDS
 
 
 def test_a_job_without_times_is_planned_all_the_same() -> None:
     bare = job()
     del bare["metadata"]["creationTimestamp"]
-    assert jobs.live_job(bare, None, None).created is None
+    assert steps.live_job(bare, None, None).created is None

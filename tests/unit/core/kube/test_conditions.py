@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import conditions
-from manifestry.core.conditions import Condition
+from manifestry.core.kube import conditions
+from manifestry.core.kube.conditions import Condition
 
 OLD = datetime(2026, 8, 30, 12, 0, 0, tzinfo=UTC)
 NOW = datetime(2026, 8, 30, 12, 5, 0, tzinfo=UTC)

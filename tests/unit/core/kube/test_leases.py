@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import leases
+from manifestry.core.kube import leases
 
 NOW = datetime(2026, 8, 30, 12, 0, 0, 1500, tzinfo=UTC)
 TERMS = leases.Terms()

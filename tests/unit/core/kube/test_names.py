@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import names
+from manifestry.core.kube import names
 
 
 @pytest.mark.parametrize(

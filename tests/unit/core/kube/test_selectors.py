@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import errors, selectors
+from manifestry.core import errors
+from manifestry.core.kube import selectors
 
 BLUE = {"colour": "blue", "size": "3", "example.org/tier": "web", "empty": ""}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from manifestry.core import traceparents
+from manifestry.core.kube import traceparents
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

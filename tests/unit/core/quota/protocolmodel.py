@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from manifestry.core import batchjobs, jobs, ledgers, names
-from manifestry.core.quotas import Limits
+from manifestry.core.jobs import batchjobs, steps
+from manifestry.core.kube import names
+from manifestry.core.quota import ledgers
+from manifestry.core.quota.quotas import Limits
 
 NAMESPACE = "t"
 RUNNING, QUEUED = 1, 2
@@ -167,10 +169,10 @@ def reconcile(world: World, name: str) -> Op:
     yield
     uid = job["metadata"]["uid"]
     batch = world.batches.get(names.batch_job_name(name, uid))
-    observed = jobs.Observed(job, "acme", TYPE, ledger.holders.get(uid), batch)
+    observed = steps.Observed(job, "acme", TYPE, ledger.holders.get(uid), batch)
     try:
         for _ in range(8):
-            plan = jobs.plan(observed, world.now)
+            plan = steps.plan(observed, world.now)
             if plan.status is not None and plan.status != observed.job.get("status"):
                 yield
                 observed = replace(observed, job=world.write_status(name, observed.job, plan.status))
@@ -183,32 +185,34 @@ def reconcile(world: World, name: str) -> Op:
         return
 
 
-def act(world: World, observed: jobs.Observed, action: jobs.Action) -> Generator[None, None, jobs.Observed]:
+def act(
+    world: World, observed: steps.Observed, action: steps.Action
+) -> Generator[None, None, steps.Observed]:
     match action:
-        case jobs.Claim(job):
+        case steps.Claim(job):
             return (yield from claim(world, observed, job))
-        case jobs.Park(holder):
+        case steps.Park(holder):
             yield from require_stopped(world, observed.uid)
             now = world.now
             ledger, _ = yield from change_ledger(world, lambda ledger: ledgers.park(ledger, holder, now))
             return replace(observed, holder=ledger.holders.get(observed.uid))
-        case jobs.Release(wait_for_pods):
+        case steps.Release(wait_for_pods):
             if wait_for_pods:
                 yield from require_stopped(world, observed.uid)
             yield from change_ledger(world, lambda ledger: give_back(ledger, observed.uid))
-        case jobs.CreateBatch(body):
+        case steps.CreateBatch(body):
             return replace(observed, batch=world.create_batch(body))
-        case jobs.Unsuspend(name, uid):
+        case steps.Unsuspend(name, uid):
             return (yield from unsuspend(world, observed, name, uid))
-        case jobs.DeleteBatch(name, uid):
+        case steps.DeleteBatch(name, uid):
             if name in world.batches and world.batches[name]["metadata"]["uid"] == uid:
                 world.patch_batch(name, metadata={"deletionTimestamp": stamp(world.now)})
     return observed
 
 
 def claim(
-    world: World, observed: jobs.Observed, job: ledgers.LiveJob
-) -> Generator[None, None, jobs.Observed]:
+    world: World, observed: steps.Observed, job: ledgers.LiveJob
+) -> Generator[None, None, steps.Observed]:
     def decide(ledger: ledgers.Ledger) -> Any:
         ledger, outcome = ledgers.claim(ledger, job, LIMITS, world.now)
         return ledgers.admit(ledger, LIMITS)[0], outcome
@@ -219,8 +223,8 @@ def claim(
 
 
 def unsuspend(
-    world: World, observed: jobs.Observed, name: str, uid: str
-) -> Generator[None, None, jobs.Observed]:
+    world: World, observed: steps.Observed, name: str, uid: str
+) -> Generator[None, None, steps.Observed]:
     """Batch Job, then Job, then ledger, then the write: see handlers/jobs."""
     job = world.jobs.get(observed.job["metadata"]["name"], {"metadata": {}})
     require(job["metadata"].get("resourceVersion") == observed.job["metadata"]["resourceVersion"])
@@ -281,7 +285,7 @@ def repair(world: World) -> Op:
     yield
     pods = set(world.pods)
     yield
-    live = [jobs.live_job(job, TYPE, left.get(job["metadata"]["uid"])) for job in live_jobs]
+    live = [steps.live_job(job, TYPE, left.get(job["metadata"]["uid"])) for job in live_jobs]
     unfinished = frozenset(uid for uid in (*left, *pods) if uid)
     after, _ = ledgers.repair(ledger, live, unfinished, LIMITS, now)
     if after.holders != ledger.holders:
@@ -316,7 +320,7 @@ def violations(world: World) -> Iterator[str]:
     if world.twice:
         yield f"run twice: {world.twice}"
     for job in world.jobs.values():
-        if jobs.is_terminal(job) and job["metadata"]["uid"] in world.charged:
+        if steps.is_terminal(job) and job["metadata"]["uid"] in world.charged:
             reasons = {condition["reason"] for condition in job["status"]["conditions"]}
             if "QuotaExceeded" in reasons:
                 yield f"an accepted Job was rejected later: {job}"

@@ -9,8 +9,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from manifestry.core import batchjobs, jobs, ledgers, names
-from tests.unit.core import protocolmodel as model
+from manifestry.core.jobs import batchjobs
+from manifestry.core.jobs import steps as job_steps
+from manifestry.core.kube import names
+from manifestry.core.quota import ledgers
+from tests.unit.core.quota import protocolmodel as model
 
 pytestmark = pytest.mark.unit
 NAMES = st.sampled_from(model.NAMES)
@@ -149,11 +152,11 @@ class LedgerProtocol(RuleBasedStateMachine):
     def everything_is_accounted_for(self) -> None:
         living = {job["metadata"]["uid"]: job for job in self.world.jobs.values()}
         for uid, job in living.items():
-            assert jobs.is_terminal(job) != (uid in self.world.ledger.holders), "I3"
+            assert job_steps.is_terminal(job) != (uid in self.world.ledger.holders), "I3"
         assert self.world.ledger.holders.keys() <= living.keys(), "I4"
         for batch in self.world.batches.values():
             owner = living[str(batchjobs.job_uid(batch))]
-            assert batchjobs.is_finished(batch) or not jobs.is_terminal(owner)
+            assert batchjobs.is_finished(batch) or not job_steps.is_terminal(owner)
             metadata = owner["metadata"]
             assert batch["metadata"]["name"] == names.batch_job_name(metadata["name"], metadata["uid"])
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core import ledgers
-from manifestry.core.ledgers import Holder, LiveJob, Outcome, State
-from manifestry.core.quotas import UNLIMITED, Limits, Usage
+from manifestry.core.quota import ledgers
+from manifestry.core.quota.holders import Holder, LiveJob, Outcome, State
+from manifestry.core.quota.quotas import UNLIMITED, Limits, Usage
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, UTC)
 ONE = Limits(1, 1)

@@ -2,8 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 
-from manifestry.core import ledgers, pages, positions, quotas, storagequotas
-from manifestry.core.ledgers import Holder, State
+from manifestry.core.http import pages
+from manifestry.core.quota import ledgers, positions, quotas
+from manifestry.core.quota.holders import Holder, State
+from manifestry.core.quota.storage import limits as storage_limits
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -56,7 +58,9 @@ def test_usage_without_a_ledger_is_zero_and_not_initialized() -> None:
 def test_storage_counts_what_is_stored() -> None:
     artifacts = [{"status": {"artifact": {"sizeBytes": 5}}}, {"status": {"artifact": {"sizeBytes": 7}}}, {}]
     quota = {"metadata": {"name": "q"}, "spec": {"tenants": ["acme"], "storage": {"maxBytes": 100}}}
-    mine, other = (storagequotas.limits_for(tenant, quotas.Table.of([quota])) for tenant in ("acme", "other"))
+    mine, other = (
+        storage_limits.limits_for(tenant, quotas.Table.of([quota])) for tenant in ("acme", "other")
+    )
     used = {"usedBytes": 12, "reservedBytes": 0, "artifacts": 3, "maxBytes": 100}
-    assert positions.storage(artifacts, mine, None) == used
-    assert positions.storage([], other, None) == {"usedBytes": 0, "reservedBytes": 0, "artifacts": 0}
+    assert storage_limits.storage(artifacts, mine, None) == used
+    assert storage_limits.storage([], other, None) == {"usedBytes": 0, "reservedBytes": 0, "artifacts": 0}

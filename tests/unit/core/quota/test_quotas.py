@@ -2,8 +2,9 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import conditions, quotas
-from manifestry.core.quotas import Limits, Usage
+from manifestry.core.kube import conditions
+from manifestry.core.quota import quotas
+from manifestry.core.quota.quotas import Limits, Usage
 
 
 def quota(name: Any, tenants: Any, rows: Any = (), created: Any = "2026-01-01T00:00:00Z") -> Any:

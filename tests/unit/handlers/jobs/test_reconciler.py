@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import apierrors
-from manifestry.adapters.ledgers import LedgerError
-from manifestry.core import conditions, jobs, names
-from manifestry.handlers import jobs as handler
-from manifestry.handlers import tenantquotas
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota.books import LedgerError
+from manifestry.core.jobs import steps
+from manifestry.core.kube import conditions, names
+from manifestry.handlers.jobs import reconciler as handler
+from manifestry.handlers.quota import tenantquotas
 from tests.unit.handlers.fakeapi import NAMESPACE, TYPE, World
 
 BATCH_KIND = "jobs.batch"
@@ -64,10 +65,10 @@ async def test_a_batch_job_that_is_forbidden_for_now_is_tried_again_and_told() -
     world.api.refuse["create", BATCH_KIND] = apierrors.ForbiddenError(
         403, "Forbidden", "exceeded quota: pods"
     )
-    assert await look(world, "a") == jobs.PROBLEM_POLL_SECONDS
+    assert await look(world, "a") == steps.PROBLEM_POLL_SECONDS
     assert said(world, "a") == ("Admitted", "the batch Job is refused for now: exceeded quota: pods")
     before = len(world.api.writes(names.JOBS))
-    assert await look(world, "a") == jobs.PROBLEM_POLL_SECONDS
+    assert await look(world, "a") == steps.PROBLEM_POLL_SECONDS
     assert len(world.api.writes(names.JOBS)) == before, "the same again is no write"
     world.api.refuse.clear()
     await look(world, "a")

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters import apierrors
-from manifestry.adapters.ledgers import LedgerError
-from manifestry.core import names
-from manifestry.handlers import holders, jobs, ledgers, namespaces
+from manifestry.adapters.kube import apierrors
+from manifestry.adapters.quota.books import LedgerError
+from manifestry.core.kube import names
+from manifestry.handlers.jobs import holders, reconciler
+from manifestry.handlers.quota import ledgers
+from manifestry.handlers.runtime import namespaces
 from tests.unit.handlers.fakeapi import NAMESPACE, TENANT, TYPE, World
 
 
@@ -19,9 +21,9 @@ async def test_who_got_a_slot_while_the_answer_was_lost_is_woken_by_the_next_rep
     done = world.job("done", "Failed")
     world.api.lose.add(("update", "quotaledgers.manifestry.dev"))
     with pytest.raises(apierrors.UnavailableError):
-        await jobs.reconcile(world.ctx, NAMESPACE, "done")
+        await reconciler.reconcile(world.ctx, NAMESPACE, "done")
     assert world.holders() == {"wait": "Admitted"}, "the write was done all the same"
-    assert await jobs.reconcile(world.ctx, NAMESPACE, "done") is None
+    assert await reconciler.reconcile(world.ctx, NAMESPACE, "done") is None
     assert world.jobs_woken() == [], "nobody knows of the slot"
     assert done["metadata"]["uid"] == "0000done"
     await ledgers.resync(world.ctx)
@@ -41,7 +43,7 @@ async def test_who_gets_a_slot_after_the_giver_has_given_up_waiting_is_woken() -
 
     world.api.replace = late  # type: ignore[method-assign]
     world.books._deadline_seconds = 0.05
-    assert await jobs.reconcile(world.ctx, NAMESPACE, "done") == jobs.CONFLICT_SECONDS
+    assert await reconciler.reconcile(world.ctx, NAMESPACE, "done") == reconciler.CONFLICT_SECONDS
     assert world.jobs_woken() == []
     gate.set()
     await asyncio.sleep(0.05)
@@ -67,7 +69,7 @@ async def test_a_job_that_waits_for_its_type_goes_on_when_the_type_appears() -> 
     world = World()
     world.ledger()
     world.job("early", job_type="later")
-    assert await jobs.reconcile(world.ctx, NAMESPACE, "early") is None
+    assert await reconciler.reconcile(world.ctx, NAMESPACE, "early") is None
     (summary, *_) = world.api.peek(names.JOBS, "early")["status"]["conditions"]
     assert (summary["status"], summary["reason"]) == ("Unknown", "JobTypeNotFound")
     writes = len(world.api.writes(names.JOBS))
@@ -76,7 +78,7 @@ async def test_a_job_that_waits_for_its_type_goes_on_when_the_type_appears() -> 
     world.keep(names.JOB_TYPES, {"metadata": {"name": "later"}, "spec": {"image": "x"}})
     await ledgers.reconcile(world.ctx, NAMESPACE, "later")
     assert world.jobs_woken() == ["early"]
-    await jobs.reconcile(world.ctx, NAMESPACE, "early")
+    await reconciler.reconcile(world.ctx, NAMESPACE, "early")
     assert world.holders("later") == {"early": "Admitted"}
     assert len(world.api.writes(names.JOBS)) > writes
 
@@ -97,7 +99,7 @@ async def test_an_entry_of_any_state_whose_job_was_seen_to_go_is_cleared() -> No
     world.books.observe(NAMESPACE, TYPE, world.api.peek(names.QUOTA_LEDGERS, TYPE))
     await ledgers.reconcile(world.ctx, NAMESPACE, TYPE)
     assert "gone" in world.jobs_woken()
-    await jobs.reconcile(world.ctx, NAMESPACE, "gone")
+    await reconciler.reconcile(world.ctx, NAMESPACE, "gone")
     assert "gone" not in world.holders()
 
 
@@ -107,7 +109,7 @@ async def test_a_repair_does_not_make_every_handler_read_the_limits_again() -> N
     world.job("a")
     await ledgers.resync(world.ctx)
     world.api.calls.clear()
-    await jobs.reconcile(world.ctx, NAMESPACE, "a")
+    await reconciler.reconcile(world.ctx, NAMESPACE, "a")
     assert [kind for verb, kind in world.api.calls if verb == "list"] == []
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from manifestry.core import names
-from manifestry.handlers import caches
+from manifestry.core.kube import names
+from manifestry.handlers.runtime import caches
 
 
 def item(name: str, version: int, tenant: str | None = None) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from manifestry.handlers import keys, namespaces, prerequisites, process, registry, shell
+from manifestry.handlers import prerequisites, process, shell
+from manifestry.handlers.runtime import keys, namespaces, registry
 
 
 def test_every_watched_kind_has_a_module() -> None:

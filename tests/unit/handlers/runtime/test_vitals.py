@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from manifestry.handlers import vitals
+from manifestry.handlers.runtime import vitals
 
 
 async def forever() -> None:

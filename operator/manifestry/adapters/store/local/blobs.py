@@ -7,7 +7,7 @@ symbolic link is refused at any level.
 
 Publishing links or renames over the key. That is create-if-absent for readers, because the bytes under a
 digest are always the same, and in one step it also heals a damaged blob and makes its modification time new.
-The staged name stays until no collector can take the blob away (`store_claims`).
+The staged name stays until no collector can take the blob away (`holds`).
 """
 
 import asyncio
@@ -20,16 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Final, ParamSpec, TypeVar
 
-from manifestry.adapters import (
-    claims_local,
-    inventory_local,
-    store_claims,
-    store_files,
-    store_payloads,
-    store_port,
-)
-from manifestry.adapters.store_claims import Hold
-from manifestry.adapters.store_port import (
+from manifestry.adapters.store import holds, ports
+from manifestry.adapters.store.holds import Hold
+from manifestry.adapters.store.local import claims as local_claims
+from manifestry.adapters.store.local import files, payloads
+from manifestry.adapters.store.local import records as local_records
+from manifestry.adapters.store.ports import (
     BATCH_BYTES,
     PUT_MAX_BYTES,
     Blob,
@@ -41,7 +37,7 @@ from manifestry.adapters.store_port import (
     StoreUnavailableError,
     TooLargeError,
 )
-from manifestry.core import blobkeys, digests, garbagekeys
+from manifestry.core.blobs import digests, garbagekeys, keys
 
 # An upload holds the chunks of the batch being filled, and their join while it is written: 2 x 1 MiB.
 UPLOAD_BOUND_BYTES: Final = 2 * BATCH_BYTES
@@ -57,7 +53,7 @@ T = TypeVar("T")
 
 
 class LocalStore:
-    """A store below one folder of a local or shared volume; see `store_port.Store` for the contract.
+    """A store below one folder of a local or shared volume; see `ports.Store` for the contract.
 
     Args:
         root: the folder, made when it is missing.
@@ -68,14 +64,14 @@ class LocalStore:
         self._root = root
         self._timeout_seconds = timeout_seconds
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
-        self._opener = store_payloads.Opener(root, self._run)
+        self._opener = payloads.Opener(root, self._run)
 
-    async def stage(self, chunks: AsyncIterator[store_port.Chunk], *, limit_bytes: int) -> Staged:
+    async def stage(self, chunks: AsyncIterator[ports.Chunk], *, limit_bytes: int) -> Staged:
         """Store and hash a stream where nobody sees it."""
-        writer = store_files.StagingFile(self._root, str(uuid.uuid4()))
+        writer = files.StagingFile(self._root, str(uuid.uuid4()))
         try:
             await self._run("stage", writer.open)
-            async for batch in store_port.batches(chunks, limit_bytes=limit_bytes):
+            async for batch in ports.batches(chunks, limit_bytes=limit_bytes):
                 await self._run("stage", writer.append, batch)
             return await self._run("stage", writer.finish)
         except BaseException:
@@ -86,7 +82,7 @@ class LocalStore:
     async def publish(self, tenant_uid: str, staged: Staged) -> Blob:
         """Make staged bytes visible under their digest."""
         target = _Target(tenant_uid, Blob(staged.digest, staged.size_bytes))
-        source = blobkeys.upload(staged.upload_id)
+        source = keys.upload(staged.upload_id)
         await self._outlast("publish", target, lambda: self._link(source, target))
         with contextlib.suppress(StoreError):  # published is published; a left-over is collected later
             await self._run("publish", self._forget, source)
@@ -102,20 +98,20 @@ class LocalStore:
 
     async def head(self, tenant_uid: str, digest: str) -> Blob | None:
         """Return a blob's size, None when the tenant has no such blob."""
-        size_bytes = await self._run("head", self._size, blobkeys.blob(tenant_uid, digest))
+        size_bytes = await self._run("head", self._size, keys.blob(tenant_uid, digest))
         return None if size_bytes is None else Blob(digest, size_bytes)
 
     async def confirm(self, tenant_uid: str, digest: str) -> Blob | None:
         """Return a blob's size once no collector is about to decide on it."""
         claim = garbagekeys.claim(tenant_uid, digest)
-        await store_claims.until_gone(
-            lambda: self._run("head", self._is_there, claim), wait_seconds=store_claims.WAIT_SECONDS
+        await holds.until_gone(
+            lambda: self._run("head", self._is_there, claim), wait_seconds=holds.WAIT_SECONDS
         )
         return await self.head(tenant_uid, digest)
 
     async def read(self, tenant_uid: str, digest: str, *, limit_bytes: int) -> bytes:
         """Return a small blob, hashed again."""
-        data = await self._run("read", self._read, blobkeys.blob(tenant_uid, digest), limit_bytes)
+        data = await self._run("read", self._read, keys.blob(tenant_uid, digest), limit_bytes)
         if not digests.verify(data, digest):
             raise BlobDamagedError("the stored bytes do not match their digest")
         return data
@@ -124,7 +120,7 @@ class LocalStore:
         self, tenant_uid: str, digest: str, *, offset: int = 0, count: int | None = None
     ) -> AsyncGenerator[memoryview, None]:
         """Yield the bytes in windows of 1 MiB, each a positional read in a thread."""
-        reader = store_files.BlobFile(self._root, blobkeys.blob(tenant_uid, digest))
+        reader = files.BlobFile(self._root, keys.blob(tenant_uid, digest))
         try:
             size_bytes = await self._run("stream", reader.open)
             end = size_bytes if count is None else offset + count
@@ -134,10 +130,10 @@ class LocalStore:
             with contextlib.suppress(StoreError):
                 await self._run("stream", reader.close)
 
-    async def open(self, tenant_uid: str, digest: str) -> store_payloads.LocalPayload:
+    async def open(self, tenant_uid: str, digest: str) -> payloads.LocalPayload:
         """Return a blob's open file."""
         with typed("stream"):
-            return await self._opener.open(blobkeys.blob(tenant_uid, digest))
+            return await self._opener.open(keys.blob(tenant_uid, digest))
 
     async def link(self, tenant_uid: str, digest: str, seconds: float) -> None:  # noqa: ARG002 - the port's
         """Return None: nobody else serves these bytes."""
@@ -145,15 +141,15 @@ class LocalStore:
 
     async def discard(self, staged: Staged) -> None:
         """Remove staged bytes."""
-        await self._run("discard", self._unlink, blobkeys.upload(staged.upload_id))
+        await self._run("discard", self._unlink, keys.upload(staged.upload_id))
 
     async def delete(self, tenant_uid: str, digest: str) -> None:
         """Remove a blob."""
-        await self._run("delete", self._unlink, blobkeys.blob(tenant_uid, digest))
+        await self._run("delete", self._unlink, keys.blob(tenant_uid, digest))
 
     async def canary(self) -> None:
         """Write, sync, read back and delete a few bytes."""
-        key, data = blobkeys.canary(str(uuid.uuid4())), os.urandom(16)
+        key, data = keys.canary(str(uuid.uuid4())), os.urandom(16)
         try:
             await self._run("canary", self._put, key, data)
             found = await self._run("canary", self._read, key, len(data))
@@ -165,15 +161,15 @@ class LocalStore:
 
     def local_path(self, tenant_uid: str, digest: str) -> Path | None:
         """Return where the blob lies or would lie, for a zero-copy send."""
-        return self._root / blobkeys.blob(tenant_uid, digest)
+        return self._root / keys.blob(tenant_uid, digest)
 
-    def records(self) -> inventory_local.LocalRecords:
+    def records(self) -> local_records.LocalRecords:
         """Return what the collector works on."""
-        return inventory_local.LocalRecords(self._root, self._run)
+        return local_records.LocalRecords(self._root, self._run)
 
-    def claims(self) -> claims_local.LocalClaims:
+    def claims(self) -> local_claims.LocalClaims:
         """Return how the collector removes."""
-        return claims_local.LocalClaims(self._root, self._run)
+        return local_claims.LocalClaims(self._root, self._run)
 
     async def close(self) -> None:
         """Let the threads end; a hung one is not waited for."""
@@ -191,10 +187,10 @@ class LocalStore:
             publish()
             return self._hold(target)
 
-        await store_claims.outlast(
+        await holds.outlast(
             lambda: self._run(operation, attempt),
             lambda: self._run(operation, self._is_there, target.claim),
-            wait_seconds=store_claims.WAIT_SECONDS,
+            wait_seconds=holds.WAIT_SECONDS,
         )
 
     def _hold(self, target: "_Target") -> Hold:
@@ -206,7 +202,7 @@ class LocalStore:
     def _is_there(self, key: str) -> bool:
         path = PurePosixPath(key)
         try:
-            with store_files.open_folder(self._root, path.parent) as where:
+            with files.open_folder(self._root, path.parent) as where:
                 os.stat(path.name, dir_fd=where, follow_symlinks=False)
         except FileNotFoundError:
             return False
@@ -215,13 +211,13 @@ class LocalStore:
     def _link(self, staged: str, target: "_Target") -> None:
         """Give staged bytes their digest's name besides their own, and a new time."""
         source, path = PurePosixPath(staged), PurePosixPath(target.key)
-        with store_files.open_folder(self._root, path.parent, create=True) as to:
+        with files.open_folder(self._root, path.parent, create=True) as to:
             try:
-                with store_files.open_folder(self._root, source.parent) as where:
+                with files.open_folder(self._root, source.parent) as where:
                     os.utime(source.name, dir_fd=where, follow_symlinks=False)
                     _link_over(where, source.name, to, path.name)
             except FileNotFoundError:
-                if store_files.size_in(to, path.name) != target.blob.size_bytes:
+                if files.size_in(to, path.name) != target.blob.size_bytes:
                     raise
                 os.utime(path.name, dir_fd=to, follow_symlinks=False)  # an earlier try got this far
             os.fsync(to)
@@ -230,7 +226,7 @@ class LocalStore:
         path = PurePosixPath(staged)
         with (
             contextlib.suppress(FileNotFoundError),
-            store_files.open_folder(self._root, path.parent) as where,
+            files.open_folder(self._root, path.parent) as where,
         ):
             os.unlink(path.name, dir_fd=where)
 
@@ -239,15 +235,15 @@ class LocalStore:
             with contextlib.suppress(FileNotFoundError):  # removed since: `_hold` finds out
                 self._touch(key)
             return
-        writer = store_files.StagingFile(self._root, str(uuid.uuid4()))
+        writer = files.StagingFile(self._root, str(uuid.uuid4()))
         try:
             writer.open()
             writer.append(data)
-            source = PurePosixPath(blobkeys.upload(writer.finish().upload_id))
+            source = PurePosixPath(keys.upload(writer.finish().upload_id))
             path = PurePosixPath(key)
             with (
-                store_files.open_folder(self._root, path.parent, create=True) as to,
-                store_files.open_folder(self._root, source.parent) as where,
+                files.open_folder(self._root, path.parent, create=True) as to,
+                files.open_folder(self._root, source.parent) as where,
             ):
                 os.rename(source.name, path.name, src_dir_fd=where, dst_dir_fd=to)
                 os.fsync(to)
@@ -265,20 +261,20 @@ class LocalStore:
     def _touch(self, key: str) -> None:
         """Make a file's time new, and its name durable: who has made it may not have come so far."""
         path = PurePosixPath(key)
-        with store_files.open_folder(self._root, path.parent) as where:
+        with files.open_folder(self._root, path.parent) as where:
             os.utime(path.name, dir_fd=where, follow_symlinks=False)
             os.fsync(where)
 
     def _size(self, key: str) -> int | None:
         path = PurePosixPath(key)
         try:
-            with store_files.open_folder(self._root, path.parent) as where:
-                return store_files.size_in(where, path.name)
+            with files.open_folder(self._root, path.parent) as where:
+                return files.size_in(where, path.name)
         except FileNotFoundError:
             return None
 
     def _read(self, key: str, limit_bytes: int) -> bytes:
-        reader = store_files.BlobFile(self._root, key)
+        reader = files.BlobFile(self._root, key)
         try:
             size_bytes = reader.open()
             if size_bytes > limit_bytes:
@@ -291,7 +287,7 @@ class LocalStore:
         path = PurePosixPath(key)
         with (
             contextlib.suppress(FileNotFoundError),
-            store_files.open_folder(self._root, path.parent) as where,
+            files.open_folder(self._root, path.parent) as where,
         ):
             os.unlink(path.name, dir_fd=where)
             os.fsync(where)
@@ -302,7 +298,7 @@ class _Target:
 
     def __init__(self, tenant_uid: str, blob: Blob) -> None:
         self.blob = blob
-        self.key = blobkeys.blob(tenant_uid, blob.digest)
+        self.key = keys.blob(tenant_uid, blob.digest)
         self.claim = garbagekeys.claim(tenant_uid, blob.digest)
 
 
@@ -317,7 +313,7 @@ def _link_over(where: int, source: str, to: int, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(spare, dir_fd=where)  # of two names of one file a rename leaves both
     except OSError as error:
-        if error.errno not in store_files.NO_LINKS:
+        if error.errno not in files.NO_LINKS:
             raise
         # A claim found after this costs the upload, which then ends with an error; never an acknowledged one.
         os.rename(source, name, src_dir_fd=where, dst_dir_fd=to)

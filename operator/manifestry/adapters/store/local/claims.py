@@ -17,10 +17,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from manifestry.adapters import bounded, store_files
-from manifestry.adapters.claims_port import Claim, Look
-from manifestry.adapters.inventory_local import Run
-from manifestry.core import blobkeys, garbagekeys
+from manifestry.adapters.store import bounded
+from manifestry.adapters.store.claim_ports import Claim, Look
+from manifestry.adapters.store.local import files
+from manifestry.adapters.store.local.records import Run
+from manifestry.core.blobs import garbagekeys, keys
 
 _GARBAGE: Final = "garbage"
 _DAMAGED: Final = "damaged"
@@ -29,7 +30,7 @@ _NOT_EMPTY: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 
 class LocalClaims:
-    """See `claims_port.Claims`.
+    """See `claim_ports.Claims`.
 
     Args:
         root: the store's folder.
@@ -77,24 +78,24 @@ class LocalClaims:
 
     def _make(self, tenant_uid: str, digest: str) -> Claim | None:
         path, token = PurePosixPath(garbagekeys.claim(tenant_uid, digest)), str(uuid.uuid4())
-        with store_files.open_folder(self._root, path.parent, create=True) as claims, _gone():
+        with files.open_folder(self._root, path.parent, create=True) as claims, _gone():
             try:
                 os.mkdir(path.name, 0o700, dir_fd=claims)
             except FileExistsError:
                 return None
-            with store_files.open_folder(self._root, path) as claim:
+            with files.open_folder(self._root, path) as claim:
                 os.mkdir(token, 0o700, dir_fd=claim)
                 status = os.stat(token, dir_fd=claim, follow_symlinks=False)
             return Claim(tenant_uid, digest, datetime.fromtimestamp(status.st_mtime, UTC), token)
         return None  # it was taken for an abandoned one before it was complete
 
     def _take(self, claim: Claim, name: str) -> bool:
-        blob = PurePosixPath(blobkeys.blob(claim.tenant_uid, claim.digest))
+        blob = PurePosixPath(keys.blob(claim.tenant_uid, claim.digest))
         into = PurePosixPath(garbagekeys.claim(claim.tenant_uid, claim.digest)) / claim.token
         with (
             _gone(),
-            store_files.open_folder(self._root, into) as to,
-            store_files.open_folder(self._root, blob.parent) as where,
+            files.open_folder(self._root, into) as to,
+            files.open_folder(self._root, blob.parent) as where,
         ):
             os.rename(blob.name, name, src_dir_fd=where, dst_dir_fd=to)
             os.fsync(where)
@@ -104,7 +105,7 @@ class LocalClaims:
     def _end(self, tenant_uid: str, digest: str, token: str) -> bool:
         """Empty a claim and remove it; tell whether it is gone. Two may do so at once, step by step."""
         path = PurePosixPath(garbagekeys.claim(tenant_uid, digest))
-        with _gone(), store_files.open_folder(self._root, path / token) as claim:
+        with _gone(), files.open_folder(self._root, path / token) as claim:
             for name in os.listdir(claim):  # noqa: PTH208 - it is a descriptor
                 self._put_away(claim, name, garbagekeys.quarantine(tenant_uid, digest))
         return self._rmdir(path / token) and self._rmdir(path)
@@ -112,9 +113,9 @@ class LocalClaims:
     def _put_away(self, claim: int, name: str, quarantine: str) -> None:
         # Removed from there and not from here: a file that somebody on the same node reads would stay on NFS
         # under another name in its folder, and the claim with it. Killed in between it is a left-over upload.
-        spare = blobkeys.upload(str(uuid.uuid4()))
+        spare = keys.upload(str(uuid.uuid4()))
         to = PurePosixPath(quarantine if name == _DAMAGED else spare)
-        with _gone(), store_files.open_folder(self._root, to.parent, create=True) as there:
+        with _gone(), files.open_folder(self._root, to.parent, create=True) as there:
             os.rename(name, to.name, src_dir_fd=claim, dst_dir_fd=there)
             if name == _DAMAGED:
                 os.fsync(there)
@@ -125,7 +126,7 @@ class LocalClaims:
     def _rmdir(self, path: PurePosixPath) -> bool:
         """Remove a folder if it is empty; tell whether it is gone."""
         try:
-            with _gone(), store_files.open_folder(self._root, path.parent) as above:
+            with _gone(), files.open_folder(self._root, path.parent) as above:
                 os.rmdir(path.name, dir_fd=above)
         except OSError as error:
             if error.errno not in _NOT_EMPTY:
@@ -149,7 +150,7 @@ class LocalClaims:
         if status is None or status.st_mtime >= before:
             return False
         if not stat.S_ISDIR(status.st_mode):  # a claim of a version before folders
-            with _gone(), store_files.open_folder(self._root, path.parent) as above:
+            with _gone(), files.open_folder(self._root, path.parent) as above:
                 os.unlink(path.name, dir_fd=above)
             return True
         for token in self._names(path):
@@ -161,14 +162,14 @@ class LocalClaims:
     def _names(self, path: PurePosixPath, *, only_folders: bool = False) -> list[str]:
         with (
             _gone(),
-            store_files.open_folder(self._root, path) as folder,
+            files.open_folder(self._root, path) as folder,
             os.scandir(folder) as found,
         ):
             return [each.name for each in found if not only_folders or each.is_dir(follow_symlinks=False)]
         return []
 
     def _status(self, path: PurePosixPath) -> os.stat_result | None:
-        with _gone(), store_files.open_folder(self._root, path.parent) as folder:
+        with _gone(), files.open_folder(self._root, path.parent) as folder:
             return os.stat(path.name, dir_fd=folder, follow_symlinks=False)
         return None
 

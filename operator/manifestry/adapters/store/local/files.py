@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from manifestry.adapters.store_port import BATCH_BYTES, BlobDamagedError, Chunk, Staged
-from manifestry.core import blobkeys, digests
+from manifestry.adapters.store.ports import BATCH_BYTES, BlobDamagedError, Chunk, Staged
+from manifestry.core.blobs import digests, keys
 
 # Dirty pages are flushed on the way, so that the last sync is short: 256 MiB at 100 MiB/s take 2.6 s.
 SYNC_EVERY_BYTES: Final = 256 << 20
@@ -69,7 +69,7 @@ class StagingFile(_Open):
     """
 
     def __init__(self, root: Path, upload_id: str) -> None:
-        super().__init__(root, blobkeys.upload(upload_id))
+        super().__init__(root, keys.upload(upload_id))
         self._upload_id = upload_id
         self._hash = hashlib.sha256()
         self._size_bytes = self._synced_bytes = 0

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from manifestry.adapters import store_files
-from manifestry.adapters.store_port import BATCH_BYTES, BlobDamagedError, StoreError
+from manifestry.adapters.store.local import files
+from manifestry.adapters.store.ports import BATCH_BYTES, BlobDamagedError, StoreError
 
 # The kernel drops pages by their age, so that neighbours mostly go together: one byte of 256 KiB will do.
 PROBE_BYTES: Final = 256 << 10
@@ -47,7 +47,7 @@ class Run(Protocol):
 
 
 class LocalPayload:
-    """An open file of published bytes, sent by its descriptor; see `store_port.Payload`.
+    """An open file of published bytes, sent by its descriptor; see `ports.Payload`.
 
     Args:
         fd: the descriptor, closed by `aclose`.
@@ -162,7 +162,7 @@ class Opener:
             os.close(folder)
 
     async def _open(self, key: str) -> int:
-        file = store_files.BlobFile(self._root, key)
+        file = files.BlobFile(self._root, key)
         try:
             await self._run("stream", file.open)
         except BaseException:

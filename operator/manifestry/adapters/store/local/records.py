@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol, TypeVar
 
-from manifestry.adapters import store_files
-from manifestry.adapters.inventory_port import LIST_MAX, RECORD_MAX_BYTES, Item
-from manifestry.core import blobkeys
+from manifestry.adapters.store.local import files
+from manifestry.adapters.store.record_ports import LIST_MAX, RECORD_MAX_BYTES, Item
+from manifestry.core.blobs import keys
 
 T = TypeVar("T")
 _READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -29,7 +29,7 @@ class Run(Protocol):
 
 
 class LocalRecords:
-    """See `inventory_port.Records`.
+    """See `record_ports.Records`.
 
     Args:
         root: the store's folder.
@@ -78,7 +78,7 @@ class LocalRecords:
 
     def _list(self, prefix: str, after: str, limit: int) -> list[Item]:
         try:
-            with store_files.open_folder(self._root, PurePosixPath(prefix)) as folder:
+            with files.open_folder(self._root, PurePosixPath(prefix)) as folder:
                 return list(islice(_walk(folder, prefix, after), limit))
         except FileNotFoundError:
             return []
@@ -86,7 +86,7 @@ class LocalRecords:
     def _folders(self, prefix: str) -> list[str]:
         try:
             with (
-                store_files.open_folder(self._root, PurePosixPath(prefix)) as folder,
+                files.open_folder(self._root, PurePosixPath(prefix)) as folder,
                 os.scandir(folder) as found,
             ):
                 return sorted(each.name for each in found if each.is_dir(follow_symlinks=False))
@@ -96,17 +96,17 @@ class LocalRecords:
     def _head(self, key: str) -> Item | None:
         path = PurePosixPath(key)
         try:
-            with store_files.open_folder(self._root, path.parent) as folder:
+            with files.open_folder(self._root, path.parent) as folder:
                 return _item(key, os.stat(path.name, dir_fd=folder, follow_symlinks=False))
         except FileNotFoundError:
             return None
 
     def _create(self, key: str, data: bytes) -> Item | None:
         path = PurePosixPath(key)
-        with store_files.open_folder(self._root, path.parent, create=True) as to:
+        with files.open_folder(self._root, path.parent, create=True) as to:
             if not data:
                 return _touch_new(to, path.name, key)
-            if store_files.size_in(to, path.name) is not None:
+            if files.size_in(to, path.name) is not None:
                 return None
             with self._staged(data) as (where, source):
                 return _link_new(where, source, to, path.name, key)
@@ -115,7 +115,7 @@ class LocalRecords:
         path = PurePosixPath(key)
         with (
             self._staged(data) as (where, source),
-            store_files.open_folder(self._root, path.parent, create=True) as to,
+            files.open_folder(self._root, path.parent, create=True) as to,
         ):
             os.rename(source, path.name, src_dir_fd=where, dst_dir_fd=to)
             os.fsync(to)
@@ -124,7 +124,7 @@ class LocalRecords:
         """Replace under the kernel's lock on the old file: who gets it later finds another file there."""
         path = PurePosixPath(key)
         try:
-            with store_files.open_folder(self._root, path.parent) as to, _locked(to, path.name) as found:
+            with files.open_folder(self._root, path.parent) as to, _locked(to, path.name) as found:
                 if found != seen:
                     return False
                 with self._staged(data) as (where, source):
@@ -137,12 +137,12 @@ class LocalRecords:
     @contextlib.contextmanager
     def _staged(self, data: bytes) -> Iterator[tuple[int, str]]:
         """Write bytes durably under a name that nobody looks at; give the open folder and the name."""
-        writer = store_files.StagingFile(self._root, str(uuid.uuid4()))
+        writer = files.StagingFile(self._root, str(uuid.uuid4()))
         try:
             writer.open()
             writer.append(data)
-            source = PurePosixPath(blobkeys.upload(writer.finish().upload_id))
-            with store_files.open_folder(self._root, source.parent) as where:
+            source = PurePosixPath(keys.upload(writer.finish().upload_id))
+            with files.open_folder(self._root, source.parent) as where:
                 yield where, source.name
         finally:
             writer.abandon()
@@ -150,7 +150,7 @@ class LocalRecords:
     def _read(self, key: str, limit_bytes: int) -> bytes | None:
         path = PurePosixPath(key)
         try:
-            with store_files.open_folder(self._root, path.parent) as folder:
+            with files.open_folder(self._root, path.parent) as folder:
                 fd = os.open(path.name, _READ_FLAGS, dir_fd=folder)
         except FileNotFoundError:
             return None
@@ -162,7 +162,7 @@ class LocalRecords:
         path = PurePosixPath(key)
         with (
             contextlib.suppress(FileNotFoundError),
-            store_files.open_folder(self._root, path.parent) as folder,
+            files.open_folder(self._root, path.parent) as folder,
         ):
             os.unlink(path.name, dir_fd=folder)
 
@@ -170,7 +170,7 @@ class LocalRecords:
         for name in self._folders(str(path)):
             self._prune(path / name)
         # What has a key in it stays, and what was never there need not go.
-        with contextlib.suppress(OSError), store_files.open_folder(self._root, path.parent) as parent:
+        with contextlib.suppress(OSError), files.open_folder(self._root, path.parent) as parent:
             os.rmdir(path.name, dir_fd=parent)
 
 
@@ -192,7 +192,7 @@ def _link_new(where: int, source: str, to: int, name: str, key: str) -> Item | N
     except FileExistsError:
         return None
     except OSError as error:
-        if error.errno not in store_files.NO_LINKS:
+        if error.errno not in files.NO_LINKS:
             raise
         return _copy_new(where, source, to, name, key)
     os.fsync(to)

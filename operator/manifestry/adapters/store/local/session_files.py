@@ -15,17 +15,18 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from manifestry.adapters import store_files
-from manifestry.adapters.sessions_port import OffsetError, SessionNotFoundError
-from manifestry.adapters.store_port import Chunk
-from manifestry.core import blobkeys, uploads
+from manifestry.adapters.store.local import files
+from manifestry.adapters.store.ports import Chunk
+from manifestry.adapters.store.session_ports import OffsetError, SessionNotFoundError
+from manifestry.core.artifacts import uploads
+from manifestry.core.blobs import keys
 
 RECORD: Final = ".json"
 SEAL: Final = ".sealed"
 _DRAFT: Final = ".sealed.new"
 SUFFIXES: Final = (RECORD, SEAL, _DRAFT)
 _FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_FOLDER: Final = PurePosixPath(blobkeys.UPLOADS)
+_FOLDER: Final = PurePosixPath(keys.UPLOADS)
 
 
 class Parts:
@@ -38,7 +39,7 @@ class Parts:
 
     def __init__(self, root: Path, session_id: str) -> None:
         self._root = root
-        self._name = PurePosixPath(blobkeys.upload(session_id)).name
+        self._name = PurePosixPath(keys.upload(session_id)).name
         self._lock = threading.Lock()
         self._fd = -1
         self._unsynced_bytes = 0
@@ -69,7 +70,7 @@ class Parts:
                     written = os.pwrite(self._fd, view, offset)
                     view, offset = view[written:], offset + written
             self._unsynced_bytes += len(data)
-            if self._unsynced_bytes >= store_files.SYNC_EVERY_BYTES:
+            if self._unsynced_bytes >= files.SYNC_EVERY_BYTES:
                 os.fdatasync(self._fd)
                 self._unsynced_bytes = 0
 
@@ -110,7 +111,7 @@ class Parts:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
             with folder(self._root) as where:
-                is_sealed = store_files.size_in(where, self._name + SEAL) is not None
+                is_sealed = files.size_in(where, self._name + SEAL) is not None
             if is_sealed or os.fstat(self._fd).st_size != end:
                 raise OffsetError("the stored bytes do not end there")
             yield
@@ -127,7 +128,7 @@ def folder(root: Path, *, create: bool = False) -> Iterator[int]:
     """
     try:
         opened = contextlib.ExitStack()
-        where = opened.enter_context(store_files.open_folder(root, _FOLDER, create=create))
+        where = opened.enter_context(files.open_folder(root, _FOLDER, create=create))
     except FileNotFoundError:
         raise SessionNotFoundError("the upload is gone") from None
     with opened:
@@ -137,7 +138,7 @@ def folder(root: Path, *, create: bool = False) -> Iterator[int]:
 def create(root: Path, session: uploads.Session) -> None:
     """Make the files of a session, durably; the record is the last, so that a cut leaves only a leftover."""
     with folder(root, create=True) as where:
-        write_new(where, blobkeys.parse_uuid(session.session_id), b"")
+        write_new(where, keys.parse_uuid(session.session_id), b"")
         write_new(where, session.session_id + RECORD, uploads.to_bytes(session))
         os.fsync(where)
 
@@ -148,7 +149,7 @@ def head(root: Path, session_id: str) -> uploads.State | None:
     Raises:
         KeyPartError: `session_id` is not a UUID.
     """
-    blobkeys.parse_uuid(session_id)
+    keys.parse_uuid(session_id)
     try:
         with folder(root) as where:
             return _head(where, session_id)
@@ -217,7 +218,7 @@ def write_new(where: int, name: str, data: bytes) -> None:
 
 def remove(root: Path, upload_id: str, suffixes: tuple[str, ...]) -> None:
     """Remove files of an upload; nothing happens when they are gone."""
-    blobkeys.parse_uuid(upload_id)
+    keys.parse_uuid(upload_id)
     with contextlib.suppress(SessionNotFoundError), folder(root) as where:
         for suffix in suffixes:
             with contextlib.suppress(FileNotFoundError):
@@ -241,8 +242,8 @@ def names(root: Path) -> dict[str, datetime]:
                 upload_id = upload_id.removesuffix(suffix)
             try:
                 written = os.stat(name, dir_fd=where, follow_symlinks=False).st_mtime
-                key = blobkeys.parse_uuid(upload_id)
-            except (FileNotFoundError, blobkeys.KeyPartError):
+                key = keys.parse_uuid(upload_id)
+            except (FileNotFoundError, keys.KeyPartError):
                 continue
             changed = datetime.fromtimestamp(written, UTC)
             found[key] = max(found.get(key, changed), changed)

@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Final, ParamSpec, TypeVar
 
-from manifestry.adapters import session_files, sessions_port, store_files, store_local, store_port
-from manifestry.adapters.sessions_port import SessionLimitError, SessionNotFoundError
-from manifestry.adapters.store_port import BATCH_BYTES, Chunk, Staged, StoreError
-from manifestry.core import digests, uploads
+from manifestry.adapters.store import ports, session_ports
+from manifestry.adapters.store.local import blobs, files, session_files
+from manifestry.adapters.store.ports import BATCH_BYTES, Chunk, Staged, StoreError
+from manifestry.adapters.store.session_ports import SessionLimitError, SessionNotFoundError
+from manifestry.core.artifacts import uploads
+from manifestry.core.blobs import digests
 
 # An append holds the chunks of the piece being filled, and their join while it is written: 2 x 1 MiB.
-UPLOAD_BOUND_BYTES: Final = 2 * (BATCH_BYTES + sessions_port.CHUNK_BYTES)
+UPLOAD_BOUND_BYTES: Final = 2 * (BATCH_BYTES + session_ports.CHUNK_BYTES)
 THREADS: Final = 8
 _HASH_BYTES: Final = 64 << 20  # hashed in one thread hop: 0.4 s at 150 MiB/s of disk, far below the timeout
 _SESSIONS: Final = PurePosixPath(uploads.SESSIONS)
@@ -27,7 +29,7 @@ T = TypeVar("T")
 
 
 class LocalSessions:
-    """Sessions below one folder of a local or shared volume; see `sessions_port.Sessions` for the contract.
+    """Sessions below one folder of a local or shared volume; see `session_ports.Sessions` for the contract.
 
     Args:
         root: the store's folder.
@@ -55,9 +57,7 @@ class LocalSessions:
         """Store more bytes at the end, and return the new end once they are durable."""
         parts, is_open = session_files.Parts(self._root, session.session_id), False
         try:
-            async for data in store_port.batches(
-                chunks, batch_bytes=self.piece_bytes, limit_bytes=limit_bytes
-            ):
+            async for data in ports.batches(chunks, batch_bytes=self.piece_bytes, limit_bytes=limit_bytes):
                 if not is_open:  # nothing is opened for nothing: the bytes may be published
                     await self._run("append", parts.open)
                     is_open = True
@@ -127,7 +127,7 @@ class LocalSessions:
 
     async def _run(self, operation: str, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
-        with store_local.typed(operation):
+        with blobs.typed(operation):
             async with asyncio.timeout(self._timeout_seconds):
                 return await loop.run_in_executor(self._pool, function, *args)
 
@@ -143,7 +143,7 @@ class LocalSessions:
 
     def _take(self, session: uploads.Session, limit: int) -> int:
         path = PurePosixPath(uploads.slots(session.tenant_uid))
-        with store_files.open_folder(self._root, path, create=True) as where:
+        with files.open_folder(self._root, path, create=True) as where:
             taken = [int(name) for name in session_files.listing(where) if name.isdigit()]
             for number in uploads.free_slots(taken, limit):
                 with contextlib.suppress(FileExistsError):  # somebody else was quicker
@@ -156,7 +156,7 @@ class LocalSessions:
         path = PurePosixPath(uploads.slot(tenant_uid, number))
         with (
             contextlib.suppress(FileNotFoundError),
-            store_files.open_folder(self._root, path.parent) as where,
+            files.open_folder(self._root, path.parent) as where,
         ):
             found = session_files.read(where, path.name)
             if found is not None and found[0] == session_id.encode():
@@ -167,7 +167,7 @@ class LocalSessions:
 
     def _free_stale(self, key: str, before: datetime) -> bool:
         path = PurePosixPath(key)
-        with store_files.open_folder(self._root, path.parent) as where:
+        with files.open_folder(self._root, path.parent) as where:
             found = session_files.read(where, path.name)
             if found is None or found[1] >= before:
                 return False
@@ -179,11 +179,11 @@ class LocalSessions:
             return True
 
     def _slots(self) -> Iterator[str]:
-        with contextlib.suppress(FileNotFoundError), store_files.open_folder(self._root, _SESSIONS) as where:
+        with contextlib.suppress(FileNotFoundError), files.open_folder(self._root, _SESSIONS) as where:
             for tenant_uid in session_files.listing(where):
                 with (
                     contextlib.suppress(FileNotFoundError),
-                    store_files.open_folder(self._root, _SESSIONS / tenant_uid) as inner,
+                    files.open_folder(self._root, _SESSIONS / tenant_uid) as inner,
                 ):
                     keys = [f"{uploads.SESSIONS}{tenant_uid}/{name}" for name in session_files.listing(inner)]
                     yield from (key for key in keys if uploads.parse_slot(key))

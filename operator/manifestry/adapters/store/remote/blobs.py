@@ -21,16 +21,9 @@ import obstore
 from obstore import exceptions as obstore_errors
 from obstore.store import S3Store
 
-from manifestry.adapters import (
-    claims_remote,
-    inventory_remote,
-    store_claims,
-    store_deletes,
-    store_links,
-    store_port,
-)
-from manifestry.adapters.store_claims import Hold
-from manifestry.adapters.store_port import (
+from manifestry.adapters.store import holds, ports
+from manifestry.adapters.store.holds import Hold
+from manifestry.adapters.store.ports import (
     BATCH_BYTES,
     PUT_MAX_BYTES,
     Blob,
@@ -42,7 +35,11 @@ from manifestry.adapters.store_port import (
     StoreUnavailableError,
     TooLargeError,
 )
-from manifestry.core import blobkeys, digests, garbagekeys
+from manifestry.adapters.store.remote import claims as remote_claims
+from manifestry.adapters.store.remote import deletes as remote_deletes
+from manifestry.adapters.store.remote import links
+from manifestry.adapters.store.remote import records as remote_records
+from manifestry.core.blobs import digests, garbagekeys, keys
 
 if TYPE_CHECKING:
     from obstore import Attributes, ObjectMeta
@@ -76,7 +73,7 @@ T = TypeVar("T")
 
 
 class RemoteStore:
-    """A store in a bucket; see `store_port.Store` for the contract.
+    """A store in a bucket; see `ports.Store` for the contract.
 
     Args:
         bucket: an obstore store whose root is ours alone.
@@ -90,8 +87,8 @@ class RemoteStore:
         bucket: "ObjectStore",
         *,
         timeout_seconds: float,
-        signer: store_links.Signer | None = None,
-        deletes: store_deletes.Deletes | None = None,
+        signer: links.Signer | None = None,
+        deletes: remote_deletes.Deletes | None = None,
         refresh_after: timedelta = REFRESH_AFTER,
     ) -> None:
         self._bucket = bucket
@@ -100,12 +97,12 @@ class RemoteStore:
         self._timeout_seconds = timeout_seconds
         self._refresh_after = refresh_after
 
-    async def stage(self, chunks: AsyncIterator[store_port.Chunk], *, limit_bytes: int) -> Staged:
+    async def stage(self, chunks: AsyncIterator[ports.Chunk], *, limit_bytes: int) -> Staged:
         """Store and hash a stream where nobody sees it; a failure aborts the multipart upload."""
         upload_id, sha256, size_bytes = str(uuid.uuid4()), hashlib.sha256(), 0
         limit_bytes = min(limit_bytes, COPY_MAX_BYTES)
-        async with self._writer(blobkeys.upload(upload_id)) as writer:
-            async for batch in store_port.batches(chunks, limit_bytes=limit_bytes):
+        async with self._writer(keys.upload(upload_id)) as writer:
+            async for batch in ports.batches(chunks, limit_bytes=limit_bytes):
                 await asyncio.to_thread(sha256.update, batch)
                 await self._write("stage", writer.write(bytes(batch)))  # it keeps what it is given
                 size_bytes += len(batch)
@@ -114,7 +111,7 @@ class RemoteStore:
     async def publish(self, tenant_uid: str, staged: Staged) -> Blob:
         """Make staged bytes visible under their digest."""
         blob = Blob(staged.digest, staged.size_bytes)
-        source = blobkeys.upload(staged.upload_id)
+        source = keys.upload(staged.upload_id)
         await self._outlast("publish", tenant_uid, blob, lambda key: self._publish(source, key, blob))
         with contextlib.suppress(StoreError):  # published is published; a left-over is collected later
             await self.discard(staged)
@@ -131,14 +128,12 @@ class RemoteStore:
     async def confirm(self, tenant_uid: str, digest: str) -> Blob | None:
         """Return a blob's size once no collector is about to decide on it."""
         claim = garbagekeys.claim(tenant_uid, digest)
-        await store_claims.until_gone(
-            lambda: self._is_there("head", claim), wait_seconds=store_claims.WAIT_SECONDS
-        )
+        await holds.until_gone(lambda: self._is_there("head", claim), wait_seconds=holds.WAIT_SECONDS)
         return await self.head(tenant_uid, digest)
 
     async def head(self, tenant_uid: str, digest: str) -> Blob | None:
         """Return a blob's size, None when the tenant has no such blob."""
-        found = await self._meta("head", blobkeys.blob(tenant_uid, digest))
+        found = await self._meta("head", keys.blob(tenant_uid, digest))
         return None if found is None else Blob(digest, found["size"])
 
     async def read(self, tenant_uid: str, digest: str, *, limit_bytes: int) -> bytes:
@@ -152,7 +147,7 @@ class RemoteStore:
         self, tenant_uid: str, digest: str, *, offset: int = 0, count: int | None = None
     ) -> AsyncGenerator[memoryview, None]:
         """Yield the bytes in windows of 2 MiB, the next one fetched while the consumer has this one."""
-        key = blobkeys.blob(tenant_uid, digest)
+        key = keys.blob(tenant_uid, digest)
         end = await self._size(key) if count is None else offset + count
         starts = range(offset, end, WINDOW_BYTES)
         ahead: asyncio.Task[memoryview] | None = None
@@ -174,20 +169,20 @@ class RemoteStore:
         """Return a signed URL of the store's own host."""
         if self._signer is None:
             return None
-        return await self._call("sign", self._signer.sign(blobkeys.blob(tenant_uid, digest), seconds))
+        return await self._call("sign", self._signer.sign(keys.blob(tenant_uid, digest), seconds))
 
     async def discard(self, staged: Staged) -> None:
         """Remove staged bytes."""
-        await self._remove("discard", blobkeys.upload(staged.upload_id))
+        await self._remove("discard", keys.upload(staged.upload_id))
 
     async def delete(self, tenant_uid: str, digest: str) -> None:
         """Remove a blob."""
-        await self._remove("delete", blobkeys.blob(tenant_uid, digest))
+        await self._remove("delete", keys.blob(tenant_uid, digest))
 
     async def canary(self) -> None:
         """Write, read back and delete a few bytes."""
         canary_id = uuid.uuid4()
-        key, data = blobkeys.canary(str(canary_id)), canary_id.bytes
+        key, data = keys.canary(str(canary_id)), canary_id.bytes
         await self._write("canary", obstore.put_async(self._bucket, key, data, use_multipart=False))
         found = await self._window(key, 0, len(data))
         await self._remove("canary", key)
@@ -198,13 +193,13 @@ class RemoteStore:
         """Return None: the bytes are not on this machine."""
         return None
 
-    def records(self) -> inventory_remote.RemoteRecords:
+    def records(self) -> remote_records.RemoteRecords:
         """Return what the collector works on."""
-        return inventory_remote.RemoteRecords(self._bucket, self._call)
+        return remote_records.RemoteRecords(self._bucket, self._call)
 
-    def claims(self) -> claims_remote.RemoteClaims:
+    def claims(self) -> remote_claims.RemoteClaims:
         """Return how the collector removes."""
-        return claims_remote.RemoteClaims(self._bucket, self._call, self._deletes)
+        return remote_claims.RemoteClaims(self._bucket, self._call, self._deletes)
 
     async def close(self) -> None:
         """Close what sends removals; obstore's connections end with the object."""
@@ -231,7 +226,7 @@ class RemoteStore:
     async def _outlast(
         self, operation: str, tenant_uid: str, blob: Blob, publish: Callable[[str], Awaitable[None]]
     ) -> None:
-        key, claim = blobkeys.blob(tenant_uid, blob.digest), garbagekeys.claim(tenant_uid, blob.digest)
+        key, claim = keys.blob(tenant_uid, blob.digest), garbagekeys.claim(tenant_uid, blob.digest)
 
         async def attempt() -> Hold:
             await publish(key)
@@ -240,8 +235,8 @@ class RemoteStore:
             found = await self._meta(operation, key)  # last: a claim may have come and gone
             return Hold.SAFE if found is not None and found["size"] == blob.size_bytes else Hold.GONE
 
-        await store_claims.outlast(
-            attempt, lambda: self._is_there(operation, claim), wait_seconds=store_claims.WAIT_SECONDS
+        await holds.outlast(
+            attempt, lambda: self._is_there(operation, claim), wait_seconds=holds.WAIT_SECONDS
         )
 
     async def _is_there(self, operation: str, key: str) -> bool:
@@ -261,10 +256,10 @@ class RemoteStore:
 
     async def _refresh(self, key: str, size_bytes: int) -> None:
         """Make a blob's time new; there and back, as S3 refuses to copy an object onto itself."""
-        spare = blobkeys.upload(str(uuid.uuid4()))
+        spare = keys.upload(str(uuid.uuid4()))
         for source, target in ((key, spare), (spare, key)):
             await self._copy(source, target, size_bytes, overwrite=True)
-            copied = inventory_remote.landed(functools.partial(self._meta, "publish", target), size_bytes)
+            copied = remote_records.landed(functools.partial(self._meta, "publish", target), size_bytes)
             await self._call("publish", copied, seconds=self._patience(size_bytes))
         await self._remove("publish", spare)
 
@@ -322,7 +317,7 @@ class RemoteStore:
         return found["size"]
 
     async def _bounded(self, tenant_uid: str, digest: str, limit_bytes: int) -> AsyncIterator[memoryview]:
-        size_bytes = await self._size(blobkeys.blob(tenant_uid, digest))
+        size_bytes = await self._size(keys.blob(tenant_uid, digest))
         if size_bytes > limit_bytes:
             raise TooLargeError(f"the blob must not be more than {limit_bytes} bytes")
         async with contextlib.aclosing(self.stream(tenant_uid, digest, count=size_bytes)) as views:

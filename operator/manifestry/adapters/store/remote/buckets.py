@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from obstore import exceptions as obstore_errors
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from manifestry.adapters import store_deletes, store_links, store_remote
+from manifestry.adapters.store.remote import blobs, deletes, links
 from manifestry.settings import PREFIX, SettingsError, StoreSettings
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _WRONG: Final = {
 }
 
 
-def connect(settings: StoreSettings) -> store_remote.RemoteStore:
+def connect(settings: StoreSettings) -> blobs.RemoteStore:
     """Return the store that the settings describe; nothing is sent yet.
 
     Credentials that are not in the settings come from the usual environment: IRSA, workload identity,
@@ -35,12 +35,12 @@ def connect(settings: StoreSettings) -> store_remote.RemoteStore:
     References: obstore's `S3Config`, `GCSConfig`, `AzureConfig`.
     """
     client = bucket(settings)
-    return store_remote.RemoteStore(
+    return blobs.RemoteStore(
         client,
         timeout_seconds=settings.store_timeout_seconds,
         refresh_after=timedelta(seconds=settings.gc_grace_seconds / 2),
-        signer=store_links.Signer(client, settings) if _can_sign(settings) else None,
-        deletes=store_deletes.Deletes(client, settings) if _can_sign(settings) else None,
+        signer=links.Signer(client, settings) if _can_sign(settings) else None,
+        deletes=deletes.Deletes(client, settings) if _can_sign(settings) else None,
     )
 
 
@@ -70,7 +70,7 @@ def _bucket(settings: StoreSettings, common: dict[str, Any]) -> "ObjectStore":
 
 def _common(settings: StoreSettings) -> dict[str, Any]:
     timeout = timedelta(seconds=settings.store_timeout_seconds)
-    copying = timedelta(seconds=store_remote.COPY_MAX_BYTES / store_remote.COPY_BYTES_PER_SECOND)
+    copying = timedelta(seconds=blobs.COPY_MAX_BYTES / blobs.COPY_BYTES_PER_SECOND)
     return {
         "prefix": settings.store_prefix or None,
         "client_options": {

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import obstore
 from obstore import exceptions as obstore_errors
 
-from manifestry.adapters import bounded, claims_port, inventory_port, inventory_remote
-from manifestry.adapters.claims_port import Claim, Look
-from manifestry.adapters.store_port import BlobNotFoundError, StoreUnavailableError
-from manifestry.core import blobkeys, garbagekeys, signedurls
+from manifestry.adapters.store import bounded, claim_ports, record_ports
+from manifestry.adapters.store.claim_ports import Claim, Look
+from manifestry.adapters.store.ports import BlobNotFoundError, StoreUnavailableError
+from manifestry.adapters.store.remote import records
+from manifestry.core.blobs import garbagekeys, signedurls
+from manifestry.core.blobs import keys as blob_keys
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -30,7 +32,7 @@ _TOKEN_BYTES: Final = 36
 
 
 class Deletes(Protocol):
-    """What signs and sends removals; see `store_deletes.Deletes`."""
+    """What signs and sends removals; see `deletes.Deletes`."""
 
     @property
     def ahead(self) -> timedelta:
@@ -44,7 +46,7 @@ class Deletes(Protocol):
 
 
 class RemoteClaims:
-    """See `claims_port.Claims`.
+    """See `claim_ports.Claims`.
 
     Args:
         bucket: an obstore store whose root is ours alone.
@@ -52,11 +54,11 @@ class RemoteClaims:
         deletes: signed removals, where the store has them.
     """
 
-    def __init__(self, bucket: "ObjectStore", call: inventory_remote.Call, deletes: Deletes | None) -> None:
+    def __init__(self, bucket: "ObjectStore", call: records.Call, deletes: Deletes | None) -> None:
         self._bucket = bucket
         self._call = call
         self._deletes = deletes
-        self._records = inventory_remote.RemoteRecords(bucket, call)
+        self._records = records.RemoteRecords(bucket, call)
 
     async def make(self, tenant_uid: str, digest: str) -> Claim | None:
         """Write the claim if there is none."""
@@ -100,7 +102,7 @@ class RemoteClaims:
         if self._deletes is None:
             return list(claims)
         first, now = min(claims, key=lambda claim: claim.made), _now()
-        end = first.made + timedelta(seconds=claims_port.CLAIM_SECONDS)
+        end = first.made + timedelta(seconds=claim_ports.CLAIM_SECONDS)
         seconds = int((end - now).total_seconds())
         ahead = now - first.made - timedelta(seconds=_since(first))
         if seconds < 1 or ahead > self._deletes.ahead:
@@ -128,7 +130,7 @@ class RemoteClaims:
     async def _send(self, claim: Claim, which: int) -> bool:
         if self._deletes is not None and claim.signed:
             return await self._call("delete", self._deletes.send(claim.signed[which]))
-        if _since(claim) >= claims_port.CLAIM_SECONDS:
+        if _since(claim) >= claim_ports.CLAIM_SECONDS:
             return False
         await self._records.remove(_keys(claim)[which])
         return True
@@ -145,7 +147,7 @@ class RemoteClaims:
         A copy that was not needed goes with the others, in a week.
         """
         aside = garbagekeys.quarantine(tenant_uid, digest)
-        await self._records.copy(blobkeys.blob(tenant_uid, digest), aside)
+        await self._records.copy(blob_keys.blob(tenant_uid, digest), aside)
         made = await self.make(tenant_uid, digest)
         if made is None:
             return False
@@ -162,7 +164,7 @@ class RemoteClaims:
 
     async def reap(self, age: timedelta) -> int:
         """Take over the claims that are old by the store's clock, and give them back."""
-        listed = [item async for item in inventory_port.walk(self._records, garbagekeys.CLAIMS)]
+        listed = [item async for item in record_ports.walk(self._records, garbagekeys.CLAIMS)]
         claims = [(item, parsed) for item in listed if (parsed := garbagekeys.parse_claim(item.key))]
         if not claims:
             return 0
@@ -176,7 +178,7 @@ class RemoteClaims:
             found = await self._call("claim", request)
             if found["last_modified"] > before:
                 return False
-            mine = await self._write(tenant_uid, digest, inventory_remote.version(found))
+            mine = await self._write(tenant_uid, digest, records.version(found))
         except BlobNotFoundError:  # given back; also what Amazon says to a write that may only replace
             return False
         if mine is not None:
@@ -194,7 +196,7 @@ class RemoteClaims:
 
 def _keys(claim: Claim) -> tuple[str, str]:
     names = claim.tenant_uid, claim.digest
-    return blobkeys.blob(*names), garbagekeys.claim(*names)
+    return blob_keys.blob(*names), garbagekeys.claim(*names)
 
 
 def _clocks() -> tuple[float, ...]:

@@ -18,9 +18,9 @@ import obstore
 from obstore import exceptions as obstore_errors
 from yarl import URL
 
-from manifestry.adapters import store_links
-from manifestry.adapters.store_port import StoreUnavailableError
-from manifestry.core import signedurls
+from manifestry.adapters.store.ports import StoreUnavailableError
+from manifestry.adapters.store.remote import links
+from manifestry.core.blobs import signedurls
 from manifestry.settings import StoreSettings
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Deletes:
 
     def _is_safe(self, url: str) -> bool:
         is_allowed = self._settings.store_allow_http or url.startswith("https://")
-        return is_allowed and store_links.is_on_host(url, self._settings) and signedurls.span(url) is not None
+        return is_allowed and links.is_on_host(url, self._settings) and signedurls.span(url) is not None
 
     def _warn(self, why: str) -> None:
         if not self._is_warned:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import obstore
 from obstore import exceptions as obstore_errors
 
-from manifestry.adapters.inventory_port import LIST_MAX, RECORD_MAX_BYTES, Item
-from manifestry.adapters.store_port import BlobNotFoundError
+from manifestry.adapters.store.ports import BlobNotFoundError
+from manifestry.adapters.store.record_ports import LIST_MAX, RECORD_MAX_BYTES, Item
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, UpdateVersion
@@ -28,7 +28,7 @@ class Call(Protocol):
 
 
 class RemoteRecords:
-    """See `inventory_port.Records`.
+    """See `record_ports.Records`.
 
     Args:
         bucket: an obstore store whose root is ours alone.

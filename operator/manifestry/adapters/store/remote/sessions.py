@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import obstore
 from obstore import exceptions as obstore_errors
 
-from manifestry.adapters import sessions_port, store_port, store_remote
-from manifestry.adapters.sessions_port import OffsetError, SessionLimitError, SessionNotFoundError
-from manifestry.adapters.store_port import BlobNotFoundError, Staged, StoreError, StoreUnavailableError
-from manifestry.core import blobkeys, digests, uploads
+from manifestry.adapters.store import ports, session_ports
+from manifestry.adapters.store.ports import BlobNotFoundError, Staged, StoreError, StoreUnavailableError
+from manifestry.adapters.store.remote import blobs
+from manifestry.adapters.store.session_ports import OffsetError, SessionLimitError, SessionNotFoundError
+from manifestry.core.artifacts import uploads
+from manifestry.core.blobs import digests, keys
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -29,10 +31,10 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 8 << 20
 # An append holds the chunks of the piece being filled, their join, and obstore's copy of it: 3 x 8 MiB.
-UPLOAD_BOUND_BYTES: Final = 3 * (PIECE_BYTES + sessions_port.CHUNK_BYTES)
+UPLOAD_BOUND_BYTES: Final = 3 * (PIECE_BYTES + session_ports.CHUNK_BYTES)
 WINDOW_BYTES: Final = 2 << 20
 # Completing holds the window being staged and the one fetched ahead, besides what staging itself holds.
-COMPLETION_BOUND_BYTES: Final = 2 * WINDOW_BYTES + store_remote.UPLOAD_BOUND_BYTES
+COMPLETION_BOUND_BYTES: Final = 2 * WINDOW_BYTES + blobs.UPLOAD_BOUND_BYTES
 
 _RECORD: Final = "session.json"
 _SEAL: Final = "sealed.json"
@@ -51,7 +53,7 @@ class _Listed:
 
 
 class RemoteSessions:
-    """Sessions in a bucket; see `sessions_port.Sessions` for the contract.
+    """Sessions in a bucket; see `session_ports.Sessions` for the contract.
 
     Args:
         bucket: obstore's client of the store's bucket.
@@ -61,7 +63,7 @@ class RemoteSessions:
 
     piece_bytes = PIECE_BYTES
 
-    def __init__(self, bucket: "ObjectStore", objects: store_port.Store, *, timeout_seconds: float) -> None:
+    def __init__(self, bucket: "ObjectStore", objects: ports.Store, *, timeout_seconds: float) -> None:
         self._bucket = bucket
         self._objects = objects
         self._timeout_seconds = timeout_seconds
@@ -80,7 +82,7 @@ class RemoteSessions:
     async def head(self, session_id: str) -> uploads.State | None:
         """Return how far a session is, None when there is no such session."""
         record, found = await asyncio.gather(
-            self._read(_key(session_id, _RECORD)), self._listed(blobkeys.upload(session_id))
+            self._read(_key(session_id, _RECORD)), self._listed(keys.upload(session_id))
         )
         session = None if record is None else uploads.session_from(record)
         if session is None or found is None:
@@ -95,7 +97,7 @@ class RemoteSessions:
         self,
         session: uploads.Session,
         offset: int,
-        chunks: AsyncIterator[store_port.Chunk],
+        chunks: AsyncIterator[ports.Chunk],
         *,
         limit_bytes: int,
     ) -> int:
@@ -105,7 +107,7 @@ class RemoteSessions:
         has moved it since makes `_create` fail, which is the compare-and-swap.
         """
         is_checked = False
-        async for data in store_port.batches(chunks, batch_bytes=self.piece_bytes, limit_bytes=limit_bytes):
+        async for data in ports.batches(chunks, batch_bytes=self.piece_bytes, limit_bytes=limit_bytes):
             if not is_checked:
                 await self._check_end(session, offset)
                 is_checked = True
@@ -115,7 +117,7 @@ class RemoteSessions:
         return offset
 
     async def _check_end(self, session: uploads.Session, offset: int) -> None:
-        found = await self._listed(blobkeys.upload(session.session_id))
+        found = await self._listed(keys.upload(session.session_id))
         if found is None or not found.has_record:
             raise SessionNotFoundError("the upload is gone")
         if found.has_seal or sum(size for _, size in uploads.chain(found.pieces)) != offset:
@@ -128,7 +130,7 @@ class RemoteSessions:
             raise SessionNotFoundError("the upload is gone")
         if state.seal is not None and await self._is_fresh(session):
             return Staged(*state.seal)
-        found = await self._listed(blobkeys.upload(session.session_id))
+        found = await self._listed(keys.upload(session.session_id))
         end = None if state.seal is None else state.seal.size_bytes
         pieces = uploads.chain(found.pieces if found else {}, end)
         size_bytes = sum(size for _, size in pieces)
@@ -161,7 +163,7 @@ class RemoteSessions:
                 await asyncio.to_thread(sha256.update, data)
         upload_id, source = str(uuid.uuid4()), uploads.piece(session.session_id, offset)
         try:
-            await self._call("seal", obstore.copy_async(self._bucket, source, blobkeys.upload(upload_id)))
+            await self._call("seal", obstore.copy_async(self._bucket, source, keys.upload(upload_id)))
         except BlobNotFoundError:
             raise SessionNotFoundError("the upload's bytes are gone") from None
         return Staged(upload_id, f"{digests.ALGORITHM}:{sha256.hexdigest()}", size_bytes)
@@ -185,18 +187,18 @@ class RemoteSessions:
     async def entries(self) -> AsyncGenerator[uploads.State | uploads.Leftover, None]:
         """Yield every session, and what else lies below `uploads/`."""
         listed = await self._call(
-            "list", obstore.list_with_delimiter_async(self._bucket, blobkeys.UPLOADS.rstrip("/"))
+            "list", obstore.list_with_delimiter_async(self._bucket, keys.UPLOADS.rstrip("/"))
         )
         for item in listed["objects"]:
-            upload_id = item["path"].removeprefix(blobkeys.UPLOADS)
-            if blobkeys.is_uuid(upload_id):
+            upload_id = item["path"].removeprefix(keys.UPLOADS)
+            if keys.is_uuid(upload_id):
                 yield uploads.Leftover(upload_id, item["last_modified"])
         for prefix in listed["common_prefixes"]:
-            upload_id = prefix.removeprefix(blobkeys.UPLOADS).rstrip("/")
-            if not blobkeys.is_uuid(upload_id):
+            upload_id = prefix.removeprefix(keys.UPLOADS).rstrip("/")
+            if not keys.is_uuid(upload_id):
                 continue
             state = await self.head(upload_id)
-            found = None if state else await self._listed(blobkeys.upload(upload_id))
+            found = None if state else await self._listed(keys.upload(upload_id))
             if state:
                 yield state
             elif found:
@@ -204,7 +206,7 @@ class RemoteSessions:
 
     async def remove(self, leftover: uploads.Leftover) -> None:
         """Remove bytes that belong to no session."""
-        await self._delete(blobkeys.upload(leftover.upload_id))
+        await self._delete(keys.upload(leftover.upload_id))
         await self._remove_below(leftover.upload_id)
 
     async def free_slots(self, before: datetime) -> int:
@@ -215,7 +217,7 @@ class RemoteSessions:
                 continue
             data = await self._read(item["path"])
             session_id = (data or b"").decode("ascii", "replace")
-            if data is None or (blobkeys.is_uuid(session_id) and await self.head(session_id)):
+            if data is None or (keys.is_uuid(session_id) and await self.head(session_id)):
                 continue
             await self._delete(item["path"])
             freed += 1
@@ -318,15 +320,13 @@ class RemoteSessions:
         self, upload_id: str, stays: Callable[["ObjectMeta"], bool] = lambda _: False
     ) -> None:
         """Remove an upload's objects, the last piece first: what a cut leaves has no gap."""
-        items = [item async for item in self._items(blobkeys.upload(upload_id))]
+        items = [item async for item in self._items(keys.upload(upload_id))]
         for path in sorted((item["path"] for item in items if not stays(item)), reverse=True):
             await self._delete(path)
 
     async def _create(self, key: str, data: bytes) -> bool:
         try:
-            put = obstore.put_async(
-                self._bucket, key, data, mode="create", attributes=store_remote.ATTRIBUTES
-            )
+            put = obstore.put_async(self._bucket, key, data, mode="create", attributes=blobs.ATTRIBUTES)
             await self._write(put)
         except obstore_errors.AlreadyExistsError:
             return False
@@ -347,7 +347,7 @@ class RemoteSessions:
             await self._call("remove", obstore.delete_async(self._bucket, key))
 
     async def _call(self, operation: str, request: Awaitable[T]) -> T:
-        with store_remote.typed(operation):
+        with blobs.typed(operation):
             async with asyncio.timeout(self._timeout_seconds):
                 return await request
 
@@ -359,7 +359,7 @@ class RemoteSessions:
 
 
 def _key(session_id: str, name: str) -> str:
-    return f"{blobkeys.upload(session_id)}/{name}"
+    return f"{keys.upload(session_id)}/{name}"
 
 
 def _name(item: "ObjectMeta") -> str:

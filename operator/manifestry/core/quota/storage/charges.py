@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from manifestry.core import digests
+from manifestry.core.blobs import digests
 
 LEDGER: Final = "storage.manifestry"  # a dot: no JobType can have this name
 LEASE: Final = timedelta(seconds=120)  # what a charge is good for that nobody renews

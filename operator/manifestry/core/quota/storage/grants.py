@@ -1,23 +1,18 @@
 """How storage is charged: the ways in which a ledger changes by those who store, and what users are told.
 
 Every function takes an account and returns a new one; the adapter writes it with compare-and-swap.
-`storagerecounts` brings an account in line with what exists.
+`recounts` brings an account in line with what exists.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from manifestry.core import bodies, quotas, storagecharges
-from manifestry.core.conditions import Condition
-from manifestry.core.storagecharges import (
-    LEASE,
-    Account,
-    Charge,
-    changed,
-    provisional,
-)
+from manifestry.core.kube.conditions import Condition
+from manifestry.core.quota.storage import charges as storage_charges
+from manifestry.core.quota.storage.charges import LEASE, Account, Charge, changed, provisional
+from manifestry.core.quota.storage.limits import Limits, usage
 
 MAX_CHARGES: Final = 8000  # the CRD's maxProperties
 STEP_BYTES: Final = 64 << 20
@@ -25,22 +20,6 @@ _TICK: Final = timedelta(microseconds=1)  # what the ledger can tell apart
 _ROOM_SHARE: Final = 8  # near the limit a stream of unknown length asks for less, to leave others some
 
 Reason = Literal["Reserved", "WaitingForQuota", "ExceedsMaxQuota"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much a tenant may store; None is unlimited, 0 is nothing."""
-
-    max_bytes: int | None = None
-    max_artifacts: int | None = None
-
-    @property
-    def is_set(self) -> bool:
-        """Tell whether there is anything to keep."""
-        return self.max_bytes is not None or self.max_artifacts is not None
-
-
-UNLIMITED = Limits()
 
 
 @dataclass(frozen=True)
@@ -53,7 +32,7 @@ class Wanted:
         step: reserve up to STEP_BYTES more where there is room, for a stream of unknown length.
         lease: how long the charge is good for without being renewed; None keeps one that is there as it is.
         upload: an upload's own token; empty for what the artifact takes as a whole.
-        recorded: the keys of `storagecharges.landed` whose bytes `size_bytes` counts, too.
+        recorded: the keys of `charges.landed` whose bytes `size_bytes` counts, too.
     """
 
     uid: str
@@ -72,7 +51,7 @@ class Wanted:
     @property
     def key(self) -> str:
         """Return the key in the ledger."""
-        return storagecharges.upload(self.uid, self.upload) if self.upload else self.artifact
+        return storage_charges.upload(self.uid, self.upload) if self.upload else self.artifact
 
 
 @dataclass(frozen=True)
@@ -92,20 +71,6 @@ class Grant:
     before: Charge | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
     size_bytes: int = 0
-
-
-def limits_for(tenant: str, table: quotas.Table) -> Limits:
-    """Return the limits of one tenant's storage, UNLIMITED without a quota.
-
-    Args:
-        tenant: the tenant's name.
-        table: all TenantQuotas.
-    """
-    quota = table.governing(tenant)
-    row = bodies.spec_of(quota).get("storage") or {}
-    if not isinstance(row, Mapping):
-        return Limits(0, 0)  # unreadable: refuse rather than overshoot
-    return Limits(_limit(row, "maxBytes"), _limit(row, "maxArtifacts"))
 
 
 def reserve(account: Account, wanted: Wanted, limits: Limits, now: datetime) -> tuple[Account, Grant]:
@@ -131,7 +96,7 @@ def land(account: Account, wanted: Wanted, key: str, limits: Limits, now: dateti
     Args:
         account: the ledger.
         wanted: the upload, with all of its bytes.
-        key: `storagecharges.landed` of the bytes.
+        key: `charges.landed` of the bytes.
         limits: they hold where the upload's own charge was given back meanwhile.
         now: from when the record has `LEASE` to arrive.
     """
@@ -193,7 +158,7 @@ def commit(
         account: the ledger.
         charge: the artifact's own.
         size_bytes: of the artifact as it is stored.
-        recorded: the keys of `storagecharges.landed` of its uploads.
+        recorded: the keys of `charges.landed` of its uploads.
     """
     if account.charges.get(charge.uid) != charge:
         return account, False
@@ -204,37 +169,9 @@ def commit(
     return changed(account, remove=(charge.uid, *recorded), totals=totals), True
 
 
-def usage(account: Account, limits: Limits) -> dict[str, int]:
-    """Return the numbers that REST shows; an unlimited limit is absent."""
-    row = {
-        "usedBytes": account.totals.committed_bytes,
-        "reservedBytes": account.reserved_bytes,
-        "maxBytes": limits.max_bytes,
-        "artifacts": account.artifacts,
-        "maxArtifacts": limits.max_artifacts,
-    }
-    return {key: value for key, value in row.items() if value is not None}
-
-
 def fits(account: Account, wanted: Wanted, limits: Limits) -> bool:
     """Tell whether `reserve` would let it in."""
     return _refusal(account, _found(account, wanted), wanted, limits) is None
-
-
-def is_over(account: Account, limits: Limits) -> bool:
-    """Tell whether usage is above a limit that came, or was lowered, after the artifacts were accepted."""
-    bytes_over = limits.max_bytes is not None and account.used_bytes > limits.max_bytes
-    return bytes_over or (limits.max_artifacts is not None and account.artifacts > limits.max_artifacts)
-
-
-def describe(tenant: str, found: Mapping[str, int]) -> str:
-    """Return what a refusal says: `tenant "a", storage: bytes 1+2/10, artifacts 3/unlimited`."""
-    most, artifacts = found.get("maxBytes", "unlimited"), found.get("maxArtifacts", "unlimited")
-    return (
-        f'tenant "{tenant}", storage: bytes {found.get("usedBytes", 0)} stored and '
-        f"{found.get('reservedBytes', 0)} reserved of {most}, "
-        f"artifacts {found.get('artifacts', 0)} of {artifacts}"
-    )
 
 
 def condition(reason: Reason, size_bytes: int, limits: Limits, *, at_least: bool = False) -> Condition:
@@ -326,10 +263,3 @@ def _charged(account: Account, found: _Found, wanted: Wanted, limits: Limits, no
         return before if as_it_is else replace(before, since=since, size_bytes=size_bytes, unused=None)
     lease = wanted.lease or LEASE
     return Charge(wanted.key, wanted.name, since, size_bytes, None if lease == LEASE else now + lease)
-
-
-def _limit(row: Mapping[str, Any], name: str) -> int | None:
-    limit = row.get(name)
-    if limit is None:
-        return None
-    return limit if isinstance(limit, int) and limit >= 0 else 0  # unreadable: refuse rather than overshoot

@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from manifestry.core import conditions, filelists, storagecharges
+from manifestry.core.artifacts import filelists
+from manifestry.core.kube import conditions
+from manifestry.core.quota.storage import charges
 
 Body = Mapping[str, Any]
 
@@ -27,7 +29,7 @@ class Live:
     Args:
         size_bytes: what is stored; for one that is awaited, what has been uploaded of it.
         since: when it ended; None for unknown.
-        recorded: the keys of the charges of uploads that are recorded, of `storagecharges.landed`.
+        recorded: the keys of the charges of uploads that are recorded, of `charges.landed`.
     """
 
     uid: str
@@ -75,7 +77,7 @@ def recorded(body: Body) -> frozenset[str]:
     """Return the keys of the charges of the uploads that the spec records."""
     uid = str(_mapping(body.get("metadata")).get("uid", ""))
     return frozenset(
-        storagecharges.landed(uid, file, str(upload["digest"]))
+        charges.landed(uid, file, str(upload["digest"]))
         for file, upload in _uploads(body)
         if "digest" in upload
     )

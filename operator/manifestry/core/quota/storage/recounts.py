@@ -9,8 +9,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from manifestry.core.storageartifacts import Live, State
-from manifestry.core.storagecharges import LEASE, Account, Charge, Totals, artifact_of, changed, provisional
+from manifestry.core.quota.storage.charges import (
+    LEASE,
+    Account,
+    Charge,
+    Totals,
+    artifact_of,
+    changed,
+    provisional,
+)
+from manifestry.core.quota.storage.lives import Live, State
 
 MAX_MARKS: Final = 1000  # in one write: each makes the object a little larger
 _TICK: Final = timedelta(microseconds=1)  # what the ledger can tell apart

@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 from pydantic import SecretStr
 
-from manifestry.adapters import store_buckets
+from manifestry.adapters.store.remote import buckets
 from manifestry.settings import SettingsError, StoreSettings
 
 CANARY = "canary-secret"
@@ -39,11 +39,11 @@ def test_what_obstore_refuses_is_said_by_name_and_without_the_value(
         store_secret_access_key=None if secret is None else SecretStr(secret),
     )
     with pytest.raises(SettingsError, match=named) as caught:
-        store_buckets.connect(settings)
+        buckets.connect(settings)
     assert CANARY not in str(caught.value)
     assert caught.value.__suppress_context__
 
 
 def test_a_local_store_is_no_bucket() -> None:
     with pytest.raises(ValueError, match="must be s3, gcs or azure"):
-        store_buckets.bucket(StoreSettings())
+        buckets.bucket(StoreSettings())

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from manifestry.core import storagecharges, storagequotas, storagerecounts
-from manifestry.core.storageartifacts import Live, State
-from manifestry.core.storagecharges import (
+from manifestry.core.quota.storage import charges, grants, recounts
+from manifestry.core.quota.storage.charges import (
     LEASE,
     Account,
     Charge,
@@ -16,7 +15,9 @@ from manifestry.core.storagecharges import (
     provisional,
     render,
 )
-from manifestry.core.storagequotas import Grant, Limits, Wanted
+from manifestry.core.quota.storage.grants import Grant, Wanted
+from manifestry.core.quota.storage.limits import Limits
+from manifestry.core.quota.storage.lives import Live, State
 
 LIMITS = Limits(100, 4)
 NAMES = ("a", "b", "c", "d", "e")
@@ -64,7 +65,7 @@ class Artifact:
 
     @property
     def recorded(self) -> frozenset[str]:
-        return frozenset(storagecharges.landed(self.uid, file, digest) for file, digest, _ in self.files)
+        return frozenset(charges.landed(self.uid, file, digest) for file, digest, _ in self.files)
 
     def live(self) -> Live:
         if self.is_stored:
@@ -132,9 +133,7 @@ def transact(world: World, decide: Callable[[Account], tuple[Account, T]]) -> Ge
 
 
 def reserve(world: World, wanted: Wanted) -> Generator[None, None, Grant]:
-    return (
-        yield from transact(world, lambda account: storagequotas.reserve(account, wanted, LIMITS, world.now))
-    )
+    return (yield from transact(world, lambda account: grants.reserve(account, wanted, LIMITS, world.now)))
 
 
 def post(world: World, name: str, size_bytes: int, *, is_upload: bool, refused: str) -> Op:
@@ -152,7 +151,7 @@ def post(world: World, name: str, size_bytes: int, *, is_upload: bool, refused: 
         world.create(name, is_upload=is_upload, size_bytes=size_bytes)
     elif charge is not None:
         before = grant.before
-        yield from transact(world, lambda account: storagequotas.restore(account, charge, before))
+        yield from transact(world, lambda account: grants.restore(account, charge, before))
 
 
 def bypass(world: World, name: str, size_bytes: int, *, is_upload: bool) -> Op:
@@ -200,7 +199,7 @@ class Hold:
     def land(self, total: int, key: str) -> Generator[None, None, bool]:
         started, wanted = self.world.now, replace(self.wanted, size_bytes=total, step=False)
         grant = yield from transact(
-            self.world, lambda account: storagequotas.land(account, wanted, key, LIMITS, self.world.now)
+            self.world, lambda account: grants.land(account, wanted, key, LIMITS, self.world.now)
         )
         if grant.charge is not None:
             self.world.accepted.pop(self.wanted.upload, None)
@@ -209,13 +208,13 @@ class Hold:
 
     def withdraw(self, key: str) -> Op:
         self.world.accepted.pop(key, None)
-        yield from transact(self.world, lambda account: storagequotas.release(account, key))
+        yield from transact(self.world, lambda account: grants.release(account, key))
 
     def give_back(self) -> Op:
         self.world.accepted.pop(self.wanted.upload, None)
         charge, before = self.charge, self.before
         if charge is not None:
-            yield from transact(self.world, lambda account: storagequotas.restore(account, charge, before))
+            yield from transact(self.world, lambda account: grants.restore(account, charge, before))
 
 
 def put(world: World, name: str, file: str, chunks: list[int], *, stated: bool, fails: bool) -> Op:
@@ -230,7 +229,7 @@ def put(world: World, name: str, file: str, chunks: list[int], *, stated: bool, 
     if not (yield from hold.begin()):
         return
     digest = f"{sum(chunks)}"  # equal bytes where the sizes are equal
-    key = storagecharges.landed(seen.uid, file, digest)
+    key = charges.landed(seen.uid, file, digest)
     is_stored = yield from stream(hold, chunks)
     if not is_stored or fails or not (yield from hold.land(sum(chunks), key)):
         yield from hold.give_back()
@@ -322,7 +321,7 @@ def store(world: World, seen: Artifact, charge: Charge, size_bytes: int) -> Op:
         return
     world.accepted.pop(f"{seen.uid}/fetch", None)
     yield
-    done = yield from transact(world, lambda account: storagequotas.commit(account, charge, size_bytes))
+    done = yield from transact(world, lambda account: grants.commit(account, charge, size_bytes))
     if not done:
         yield from recount(world)
 
@@ -335,7 +334,7 @@ def give_back(world: World, seen: Artifact) -> Op:
     except ConflictError:
         return
     wanted = Wanted(seen.uid, seen.name, 0)
-    yield from transact(world, lambda account: storagequotas.trim(account, wanted, world.now))
+    yield from transact(world, lambda account: grants.trim(account, wanted, world.now))
 
 
 def reconcile(world: World, name: str) -> Op:
@@ -363,9 +362,7 @@ def reconcile(world: World, name: str) -> Op:
         return
     yield
     size_bytes, charge, recorded = seen.size_bytes, grant.charge, seen.recorded
-    done = yield from transact(
-        world, lambda account: storagequotas.commit(account, charge, size_bytes, recorded)
-    )
+    done = yield from transact(world, lambda account: grants.commit(account, charge, size_bytes, recorded))
     if not done:
         yield from recount(world)
 
@@ -380,7 +377,7 @@ def recount(world: World) -> Op:
             yield
             version, account = world.version, world.account
             yield
-            after, report = storagerecounts.recount(account, seen, listed, now)
+            after, report = recounts.recount(account, seen, listed, now)
             if report is None:
                 break
             if not report.changed:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from manifestry.core import quotas, storageartifacts, storagequotas, storagerecounts
-from manifestry.core.storageartifacts import Live, State
-from manifestry.core.storagecharges import (
+from manifestry.core.quota import quotas
+from manifestry.core.quota.storage import grants, lives, recounts
+from manifestry.core.quota.storage import limits as storage_limits
+from manifestry.core.quota.storage.charges import (
     LEASE,
     Account,
     Charge,
@@ -20,7 +21,9 @@ from manifestry.core.storagecharges import (
     provisional,
     render,
 )
-from manifestry.core.storagequotas import STEP_BYTES, UNLIMITED, Limits, Wanted
+from manifestry.core.quota.storage.grants import STEP_BYTES, Wanted
+from manifestry.core.quota.storage.limits import UNLIMITED, Limits
+from manifestry.core.quota.storage.lives import Live, State
 
 pytestmark = pytest.mark.unit
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -34,9 +37,9 @@ def charge(uid: str = "u1", size_bytes: int = 10, **changes: Any) -> Charge:
 
 def reserve(
     account: Account, size_bytes: int, limits: Limits = LIMITS, **changes: Any
-) -> tuple[Account, storagequotas.Grant]:
+) -> tuple[Account, grants.Grant]:
     wanted = Wanted(changes.pop("uid", "u1"), changes.pop("name", "a"), size_bytes, **changes)
-    return storagequotas.reserve(account, wanted, limits, LATER)
+    return grants.reserve(account, wanted, limits, LATER)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_the_number_of_artifacts_is_limited_too() -> None:
     assert reserve(full, 0)[1].reason == "WaitingForQuota"
     assert reserve(full, 0, uid="x", name="x")[1].reason == "Reserved"
     assert reserve(full, 5, uid="x", name="x")[1].reason == "Reserved"
-    most = build(charge(str(number), 0, name=f"n{number}") for number in range(storagequotas.MAX_CHARGES))
+    most = build(charge(str(number), 0, name=f"n{number}") for number in range(grants.MAX_CHARGES))
     assert reserve(most, 0, UNLIMITED)[1].reason == "WaitingForQuota"
 
 
@@ -127,11 +130,11 @@ def test_a_stream_of_unknown_length_goes_in_steps(
 def test_only_an_unchanged_charge_is_taken_back() -> None:
     account, grant = reserve(build([]), 10, lease=LEASE)
     assert grant.charge is not None
-    assert storagequotas.restore(account, grant.charge, None)[0].charges == {}
+    assert grants.restore(account, grant.charge, None)[0].charges == {}
     before = charge(size_bytes=3, unused=NOW)
-    assert storagequotas.restore(account, grant.charge, before)[0].charges == {"u1": charge(size_bytes=3)}
+    assert grants.restore(account, grant.charge, before)[0].charges == {"u1": charge(size_bytes=3)}
     other = changed(account, put=(charge(size_bytes=11),))
-    assert storagequotas.restore(other, grant.charge, None) == (other, False)
+    assert grants.restore(other, grant.charge, None) == (other, False)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,7 @@ def test_what_has_not_come_is_given_back(
 ) -> None:
     account = build(held)
     wanted = Wanted("u1", "a", size_bytes, recorded=frozenset(recorded))
-    after, done = storagequotas.trim(account, wanted, NOW)
+    after, done = grants.trim(account, wanted, NOW)
     if left is None:
         assert (after, done) == (account, False)
         return
@@ -172,15 +175,15 @@ def test_an_answer_tells_how_much_is_charged() -> None:
     assert reserve(account, 20, recorded=recorded)[1].size_bytes == 20
     assert reserve(account, 20, recorded=recorded, step=True)[1].size_bytes == 20 + 80 // 8
     assert reserve(account, 101)[1].size_bytes == 0
-    assert storagequotas.held_bytes(account, Wanted("u1", "a", 1, recorded=recorded)) == 13
+    assert grants.held_bytes(account, Wanted("u1", "a", 1, recorded=recorded)) == 13
 
 
 def test_a_commit_happens_once() -> None:
     account = build([charge(size_bytes=10)], Totals(5, 1, NOW))
-    after, done = storagequotas.commit(account, charge(size_bytes=10), 8)
+    after, done = grants.commit(account, charge(size_bytes=10), 8)
     assert (after.used_bytes, after.artifacts, after.reserved_bytes, done) == (13, 2, 0, True)
-    assert storagequotas.commit(after, charge(size_bytes=10), 8) == (after, False)
-    assert storagequotas.commit(account, charge(size_bytes=11), 8) == (account, False)
+    assert grants.commit(after, charge(size_bytes=10), 8) == (after, False)
+    assert grants.commit(account, charge(size_bytes=11), 8) == (account, False)
 
 
 def live(
@@ -219,14 +222,14 @@ def test_what_nobody_uses_is_marked_first_and_given_back_next(
     found = [] if artifact is None else [artifact]
     stored = [each for each in found if each.state is State.STORED]
     account = build([held], Totals(0, len(stored), NOW))
-    marked, report = storagerecounts.recount(account, account, found, LATER)
+    marked, report = recounts.recount(account, account, found, LATER)
     assert report is not None
     assert (report.released, report.marked) == ({}, 1 if cause else 0)
     assert marked.reserved_bytes == held.size_bytes
     if not cause:
         assert marked is account
         return
-    after, report = storagerecounts.recount(marked, marked, found, LATER)
+    after, report = recounts.recount(marked, marked, found, LATER)
     assert report is not None
     assert report.released == {held.uid: cause}
     assert {each.size_bytes for each in after.charges.values()} == (set() if left is None else {left})
@@ -235,47 +238,47 @@ def test_what_nobody_uses_is_marked_first_and_given_back_next(
 
 def test_a_charge_that_is_used_again_loses_its_mark() -> None:
     account = build([charge(unused=NOW)], Totals(0, 0, NOW))
-    after, report = storagerecounts.recount(account, account, [live(State.PENDING)], LATER)
-    assert (after.charges["u1"].unused, report) == (None, storagerecounts.Recount(changed=True))
+    after, report = recounts.recount(account, account, [live(State.PENDING)], LATER)
+    assert (after.charges["u1"].unused, report) == (None, recounts.Recount(changed=True))
 
 
 def test_a_charge_that_changed_since_is_left_alone() -> None:
     seen = build([charge(unused=NOW)], Totals(0, 0, NOW))
     account = changed(seen, put=(charge(since=LATER),))
-    assert storagerecounts.recount(account, seen, [], LATER) == (account, storagerecounts.Recount())
+    assert recounts.recount(account, seen, [], LATER) == (account, recounts.Recount())
 
 
 def test_marks_of_one_write_are_bounded() -> None:
     account = build(
-        (charge(str(number), 0, name=f"n{number}") for number in range(storagerecounts.MAX_MARKS + 1)),
+        (charge(str(number), 0, name=f"n{number}") for number in range(recounts.MAX_MARKS + 1)),
         Totals(0, 0, NOW),
     )
-    _, report = storagerecounts.recount(account, account, [], LATER)
+    _, report = recounts.recount(account, account, [], LATER)
     assert report is not None
-    assert report.marked == storagerecounts.MAX_MARKS
+    assert report.marked == recounts.MAX_MARKS
 
 
 def test_stored_artifacts_are_counted_and_lose_their_charges() -> None:
     account = build([charge(), charge("u2", 20, name="b")], Totals(7, 1, NOW))
     found = [live(State.STORED, 9), live(State.STORED, 30, "u3"), live(State.PENDING, 0, "u2")]
-    after, report = storagerecounts.recount(account, account, found, NOW)
+    after, report = recounts.recount(account, account, found, NOW)
     assert report is not None
     assert report.released == {"u1": "stored"}
     assert (after.totals.committed_bytes, after.totals.artifact_count, after.reserved_bytes) == (39, 2, 20)
     assert after.totals.observed == NOW + timedelta(microseconds=1), "two counts are never equal"
-    assert storagerecounts.recount(after, after, found, LATER) == (after, storagerecounts.Recount())
+    assert recounts.recount(after, after, found, LATER) == (after, recounts.Recount())
 
 
 def test_a_count_that_a_commit_has_overtaken_is_done_again() -> None:
     seen = build([charge()], Totals(0, 0, NOW))
-    account, _ = storagequotas.commit(seen, charge(), 10)
-    assert storagerecounts.recount(account, seen, [], LATER) == (account, None)
-    assert storagerecounts.recount(replace(seen, initialized=False), seen, [], LATER)[1] is None
+    account, _ = grants.commit(seen, charge(), 10)
+    assert recounts.recount(account, seen, [], LATER) == (account, None)
+    assert recounts.recount(replace(seen, initialized=False), seen, [], LATER)[1] is None
 
 
 def test_the_first_count_makes_the_account_usable() -> None:
-    account, report = storagerecounts.recount(Account(), Account(), [], NOW)
-    assert report == storagerecounts.Recount(changed=True)
+    account, report = recounts.recount(Account(), Account(), [], NOW)
+    assert report == recounts.Recount(changed=True)
     assert (account.initialized, account.totals) == (True, Totals(0, 0, NOW))
 
 
@@ -315,7 +318,7 @@ def test_an_unreadable_charge_is_noted_and_dropped() -> None:
         {"status": {"holders": {"v": {"name": "a", "since": "2026-01-01T12:00:00", "sizeBytes": -1}}}}
     )
     assert naive.charges["v"] == charge("v", 0)
-    assert storagerecounts.recount(account, account, [], NOW)[0].notes == ()
+    assert recounts.recount(account, account, [], NOW)[0].notes == ()
 
 
 QUOTA = {"metadata": {"name": "q"}, "spec": {"tenants": ["acme"], "storage": {"maxBytes": 5}}}
@@ -338,22 +341,22 @@ QUOTA = {"metadata": {"name": "q"}, "spec": {"tenants": ["acme"], "storage": {"m
     ],
 )
 def test_the_governing_quota_has_the_limits(found: Any, limits: Limits) -> None:
-    assert storagequotas.limits_for("acme", quotas.Table.of(found)) == limits
+    assert storage_limits.limits_for("acme", quotas.Table.of(found)) == limits
     assert limits.is_set == (limits != UNLIMITED)
 
 
 def test_what_users_are_told() -> None:
     account = build([charge(size_bytes=10)], Totals(5, 2, NOW))
-    usage = storagequotas.usage(account, Limits(100, None))
+    usage = storage_limits.usage(account, Limits(100, None))
     assert usage == {"usedBytes": 5, "reservedBytes": 10, "maxBytes": 100, "artifacts": 3}
     text = 'tenant "acme", storage: bytes 5 stored and 10 reserved of 100, artifacts 3 of unlimited'
-    assert storagequotas.describe("acme", usage) == text
-    assert storagequotas.describe("acme", {}).endswith("0 reserved of unlimited, artifacts 0 of unlimited")
+    assert storage_limits.describe("acme", usage) == text
+    assert storage_limits.describe("acme", {}).endswith("0 reserved of unlimited, artifacts 0 of unlimited")
     for reason, status in (("Reserved", "True"), ("WaitingForQuota", "False"), ("ExceedsMaxQuota", "False")):
-        found = storagequotas.condition(reason, 7, LIMITS)  # type: ignore[arg-type]
+        found = grants.condition(reason, 7, LIMITS)  # type: ignore[arg-type]
         assert (found.type, found.status, found.reason) == ("QuotaReserved", status, reason)
-    assert "100 bytes and 3 artifacts" in storagequotas.condition("WaitingForQuota", 7, LIMITS).message
-    assert "must not be greater than" in storagequotas.condition("ExceedsMaxQuota", 7, Limits(5)).message
+    assert "100 bytes and 3 artifacts" in grants.condition("WaitingForQuota", 7, LIMITS).message
+    assert "must not be greater than" in grants.condition("ExceedsMaxQuota", 7, Limits(5)).message
 
 
 @pytest.mark.parametrize(
@@ -361,13 +364,13 @@ def test_what_users_are_told() -> None:
 )
 def test_usage_may_be_above_a_limit_that_was_lowered(limits: Limits, over: bool) -> None:
     account = build([charge(size_bytes=10)], Totals(5, 2, NOW))
-    assert storagequotas.is_over(account, limits) == over
+    assert storage_limits.is_over(account, limits) == over
 
 
 def test_who_waits_is_asked_before_it_is_woken() -> None:
     account = build([charge(size_bytes=90, name="b", uid="u2")], Totals(0, 0, NOW))
-    assert storagequotas.fits(account, Wanted("u1", "a", 10), LIMITS)
-    assert not storagequotas.fits(account, Wanted("u1", "a", 11), LIMITS)
+    assert grants.fits(account, Wanted("u1", "a", 10), LIMITS)
+    assert not grants.fits(account, Wanted("u1", "a", 11), LIMITS)
 
 
 def artifact(spec: Any = None, status: Any = None, generation: int = 1) -> dict[str, Any]:
@@ -426,4 +429,4 @@ MANIFEST = {"manifest": {"digest": "sha256:0"}}
     ],
 )
 def test_where_an_artifact_is(body: Any, expected: Live) -> None:
-    assert storageartifacts.live(body) == expected
+    assert lives.live(body) == expected

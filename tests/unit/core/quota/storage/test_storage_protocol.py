@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.unit.core import storagemodel as model
+from tests.unit.core.quota.storage import storagemodel as model
 
 pytestmark = pytest.mark.unit
 NAMES = st.sampled_from(model.NAMES)

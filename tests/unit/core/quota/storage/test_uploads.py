@@ -4,10 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from manifestry.core import storageartifacts, storagecharges, storagequotas, storagerecounts
-from manifestry.core.storageartifacts import Live, State
-from manifestry.core.storagecharges import LEASE, Account, Charge, Totals, build, landed, upload
-from manifestry.core.storagequotas import Grant, Limits, Wanted
+from manifestry.core.quota.storage import charges as storage_charges
+from manifestry.core.quota.storage import grants, lives, recounts
+from manifestry.core.quota.storage.charges import LEASE, Account, Charge, Totals, build, landed, upload
+from manifestry.core.quota.storage.grants import Grant, Wanted
+from manifestry.core.quota.storage.limits import Limits
+from manifestry.core.quota.storage.lives import Live, State
 
 pytestmark = pytest.mark.unit
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -18,17 +20,17 @@ MAIN, ONE, TWO = "u", landed("u", "one", "d1"), landed("u", "two", "d2")
 
 def begin(account: Account, token: str, size_bytes: int, **changes: object) -> tuple[Account, Grant]:
     wanted = Wanted("u", "a", size_bytes, lease=LEASE, upload=token)
-    return storagequotas.reserve(account, wanted, LIMITS, NOW)
+    return grants.reserve(account, wanted, LIMITS, NOW)
 
 
 def end(account: Account, token: str, size_bytes: int, key: str = ONE) -> tuple[Account, Grant]:
-    return storagequotas.land(account, Wanted("u", "a", size_bytes, upload=token), key, LIMITS, NOW)
+    return grants.land(account, Wanted("u", "a", size_bytes, upload=token), key, LIMITS, NOW)
 
 
 def look(account: Account, size_bytes: int, *recorded: str) -> tuple[Account, Grant]:
     """Charge what the operator sees recorded."""
     wanted = Wanted("u", "a", size_bytes, recorded=frozenset(recorded))
-    return storagequotas.reserve(account, wanted, LIMITS, NOW)
+    return grants.reserve(account, wanted, LIMITS, NOW)
 
 
 def sizes(account: Account) -> dict[str, int]:
@@ -38,7 +40,7 @@ def sizes(account: Account) -> dict[str, int]:
 def count(account: Account, *live: Live, now: datetime = LATER) -> Account:
     """Do the two counts that give back what nobody uses."""
     for _ in range(2):
-        account, report = storagerecounts.recount(account, account, live, now)
+        account, report = recounts.recount(account, account, live, now)
         assert report is not None
     return account
 
@@ -62,16 +64,16 @@ def test_an_uploads_artifact_must_have_a_place() -> None:
 
 
 def test_an_upload_finds_the_place_of_its_artifacts_creation() -> None:
-    created = build([Charge(storagecharges.provisional("a"), "a", NOW, 30)])
+    created = build([Charge(storage_charges.provisional("a"), "a", NOW, 30)])
     assert sizes(begin(created, "t", 40)[0]) == {MAIN: 30, upload("u", "t"): 40}
 
 
 def test_giving_an_upload_back_leaves_its_artifact() -> None:
     account, grant = begin(build([]), "t", 40)
     assert grant.charge is not None
-    assert sizes(storagequotas.restore(account, grant.charge, grant.before)[0]) == {MAIN: 0}
-    assert sizes(storagequotas.release(account, upload("u", "t"))[0]) == {MAIN: 0}
-    assert storagequotas.release(account, "other") == (account, False)
+    assert sizes(grants.restore(account, grant.charge, grant.before)[0]) == {MAIN: 0}
+    assert sizes(grants.release(account, upload("u", "t"))[0]) == {MAIN: 0}
+    assert grants.release(account, "other") == (account, False)
 
 
 def test_landing_moves_the_charge_and_never_adds_to_it() -> None:
@@ -105,7 +107,7 @@ def test_a_stored_artifact_takes_its_landed_charges_along_and_no_others() -> Non
     others = [Charge(landed("v", "one", "d1"), "v", NOW, 7), running, rival]
     main = Charge("u", "a", NOW)
     account = build([main, Charge(ONE, "a", NOW, 60), Charge(TWO, "a", NOW, 40), *others], Totals(5, 1, NOW))
-    after, done = storagequotas.commit(account, main, 100, (ONE, TWO))
+    after, done = grants.commit(account, main, 100, (ONE, TWO))
     assert (after.totals.committed_bytes, after.totals.artifact_count, done) == (105, 2, True)
     assert sizes(after) == {landed("v", "one", "d1"): 7, running.uid: 10, rival.uid: 8}
 
@@ -143,14 +145,14 @@ def test_what_is_recorded_has_the_keys_of_what_landed() -> None:
     done: dict[str, object] = {"digest": "d1", "sizeBytes": 4}
     open_: dict[str, object] = {}
     body: dict[str, object] = {"metadata": {"uid": "u", "name": "a"}, "spec": {"upload": done}}
-    assert storageartifacts.live(body).recorded == {landed("u", "", "d1")}
+    assert lives.live(body).recorded == {landed("u", "", "d1")}
     files: list[object] = [
         {"name": "one", "upload": done},
         {"name": "two", "upload": open_},
         {"name": "x", "inline": {}},
     ]
     body = {"metadata": {"uid": "u", "name": "a"}, "spec": {"files": files}}
-    assert storageartifacts.live(body) == Live("u", "a", State.AWAITING, 4, recorded=frozenset({ONE}))
+    assert lives.live(body) == Live("u", "a", State.AWAITING, 4, recorded=frozenset({ONE}))
     assert len(landed("u" * 36, "x" * 255, "sha256:" + "0" * 64)) < 90
 
 
@@ -159,5 +161,5 @@ def test_a_ledger_with_uploads_is_read_as_it_was_written() -> None:
         [Charge("u", "a", NOW), Charge(ONE, "a", NOW, 6), Charge(upload("u", "t"), "a", NOW, 1)],
         Totals(0, 0, NOW),
     )
-    body = {"status": {"initializedTime": "x", **storagecharges.render(account)}}
-    assert storagecharges.parse(body) == account
+    body = {"status": {"initializedTime": "x", **storage_charges.render(account)}}
+    assert storage_charges.parse(body) == account

@@ -1,0 +1,4 @@
+"""Artifacts over REST: creating, changing, uploading, downloading.
+
+Uses `objects`, `guard`, `request` and `wire`.
+"""

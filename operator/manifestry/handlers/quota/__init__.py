@@ -1,0 +1,4 @@
+"""TenantQuotas, JobTypes and ledgers: gather, ask `core.quota`, write.
+
+Uses `runtime`.
+"""
