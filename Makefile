@@ -33,10 +33,11 @@ $(STAMP): $(LOCKS)/dev.txt pyproject.toml
 venv: $(STAMP) ## make or refresh the Python environment
 
 .PHONY: lint
-lint: $(STAMP) ## ruff, formatting, import contracts, lock file
+lint: $(STAMP) ## ruff, formatting, import contracts, rooms
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python hack/rooms.py
 
 .PHONY: format
 format: $(STAMP) ## rewrite the sources as ruff wants them

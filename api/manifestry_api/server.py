@@ -10,7 +10,7 @@ import logging
 import math
 import signal
 import ssl
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,23 +19,22 @@ from starlette.types import ASGIApp
 
 from manifestry.adapters.kube import cluster
 from manifestry.adapters.quota import ledgers, reservations, storagebooks
-from manifestry.adapters.store import ports as store_ports
-from manifestry.adapters.store import session_ports, sessions, stores
+from manifestry.adapters.store import sessions, stores
+from manifestry.adapters.store.contract import ports as store_ports
+from manifestry.adapters.store.contract import session_ports
 from manifestry.core.quota.storage import limits as storage_limits
 from manifestry.settings import ApiSettings, ClusterSettings, StoreSettings
 from manifestry_api import app
-from manifestry_api.access import identity, keysets, tenants, tokens
+from manifestry_api.access import authenticators, identity, tenants
 from manifestry_api.guard import deps, gates, limits
 from manifestry_api.health import probes
 from manifestry_api.objects import caches
 from manifestry_api.request import audits, telemetry
 from manifestry_api.routes import admission
-from manifestry_api.webhook import paths as webhook_paths
-from manifestry_api.webhook import tls
-from manifestry_api.wire import protocols
+from manifestry_api.webhook.secrets import WebhookSecrets
+from manifestry_api.wire import servers
 
 USER_AGENT = "manifestry-api/0.1.0"
-KEEP_ALIVE_SECONDS = 75  # longer than the usual proxy's 60, or it meets a closing connection
 WEBHOOK_SHUTDOWN_SECONDS = 5  # no review takes longer
 logger = logging.getLogger(__name__)
 
@@ -60,37 +59,6 @@ class Config:
         return cls(
             ApiSettings.from_mapping(env), ClusterSettings.from_mapping(env), StoreSettings.from_mapping(env)
         )
-
-
-class Server(uvicorn.Server):
-    """A uvicorn server that leaves the signals to us: two servers share one process."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install nothing."""
-        yield
-
-
-@dataclass(frozen=True)
-class Webhook:
-    """What the webhook cannot be served without, both from Secrets."""
-
-    certificate: tls.CertificateLoader
-    paths: webhook_paths.PathLoader
-
-    @classmethod
-    def of(cls, ports: deps.Ports) -> "Webhook":
-        """Return both, empty until `run` of each."""
-        client, settings, namespace = ports.client, ports.settings, ports.namespace
-        return cls(
-            tls.CertificateLoader(client, settings.webhook_secret, namespace),
-            webhook_paths.PathLoader(client, settings.webhook_path_secret, namespace),
-        )
-
-    @property
-    def reason(self) -> str:
-        """Return why the webhook cannot be served well, empty when it can."""
-        return self.certificate.reason or self.paths.reason
 
 
 @contextlib.asynccontextmanager
@@ -139,7 +107,9 @@ def make_ports(
         settings=config.api,
         tenants=index,
         quotas=found,
-        gate=gates.Gatekeeper(identity.Pipeline(authenticators(config.api, client)), index, grants),
+        gate=gates.Gatekeeper(
+            identity.Pipeline(authenticators.configured(config.api, client)), index, grants
+        ),
         audit=audits.LineSink(),
         instruments=instruments,
         namespace=config.cluster.namespace,
@@ -150,21 +120,6 @@ def _seen(watched: deps.Caches, namespace: str, name: str) -> Mapping[str, objec
     return watched.quota_ledgers.items.get((namespace, name))
 
 
-def authenticators(settings: ApiSettings, client: cluster.KubeClient) -> list[identity.Authenticator]:
-    """Return the identity pipeline that the settings describe, in order."""
-    if not settings.kubernetes_issuer:
-        return []
-    return [
-        tokens.JwtAuthenticator(
-            keysets.KeySet(keysets.KubernetesKeys(client)),
-            audience=settings.jwt_audience,
-            leeway_seconds=settings.jwt_leeway_seconds,
-            identify=tokens.kubernetes_identity,
-            is_current=tokens.kubernetes_review(client, settings.jwt_audience),
-        )
-    ]
-
-
 async def serve(config: Config) -> None:
     """Serve until SIGTERM or SIGINT; a background task that fails ends the process at once."""
     async with open_ports(config) as ports:
@@ -173,10 +128,10 @@ async def serve(config: Config) -> None:
             loop.add_signal_handler(number, ports.shutdown.set)
         api = app.create_app(config.api, ports)
         health: probes.Health = api.state.health
-        fronts = [_serve(_api_config(config.api, api), ports.shutdown)]
+        fronts = [servers.serve(_api_config(config.api, api), ports.shutdown)]
         endless = [health.run(), *(cache.run() for _, cache in caches.each(ports.caches))]
         if config.api.webhook_enabled:
-            webhook = Webhook.of(ports)
+            webhook = WebhookSecrets.of(ports.client, config.api, ports.namespace)
             health.certificate = webhook
             endless += [webhook.certificate.run(), webhook.paths.run()]
             fronts.append(_serve_webhook(config.api, webhook, ports))
@@ -191,22 +146,7 @@ async def _run(fronts: Sequence[Work], endless: Sequence[Work]) -> None:
             task.cancel()
 
 
-async def _serve(config: uvicorn.Config, shutdown: asyncio.Event) -> None:
-    server = Server(config)
-    stopper = asyncio.create_task(_stop(server, shutdown))
-    try:
-        await server.serve()
-    finally:
-        stopper.cancel()
-
-
-async def _stop(server: Server, shutdown: asyncio.Event) -> None:
-    await shutdown.wait()
-    logger.info("shutting down")
-    server.should_exit = True
-
-
-async def _serve_webhook(settings: ApiSettings, webhook: Webhook, ports: deps.Ports) -> None:
+async def _serve_webhook(settings: ApiSettings, webhook: WebhookSecrets, ports: deps.Ports) -> None:
     """Listen as soon as there is a certificate; the API serves meanwhile, and /readyz says so."""
     loaded = asyncio.create_task(webhook.certificate.loaded.wait())
     stopped = asyncio.create_task(ports.shutdown.wait())
@@ -216,33 +156,17 @@ async def _serve_webhook(settings: ApiSettings, webhook: Webhook, ports: deps.Po
     if ports.shutdown.is_set():
         return
     application = admission.create_webhook_app(ports, webhook.paths)
-    await _serve(_webhook_config(settings, application, webhook.certificate.context), ports.shutdown)
+    await servers.serve(_webhook_config(settings, application, webhook.certificate.context), ports.shutdown)
 
 
 def _api_config(settings: ApiSettings, application: ASGIApp) -> uvicorn.Config:
     grace = math.ceil(settings.shutdown_seconds)
-    return _uvicorn(application, settings.api_host, settings.api_port, grace)
+    return servers.configure(application, settings.api_host, settings.api_port, grace)
 
 
 def _webhook_config(settings: ApiSettings, application: ASGIApp, context: ssl.SSLContext) -> uvicorn.Config:
-    config = _uvicorn(application, settings.api_host, settings.webhook_port, WEBHOOK_SHUTDOWN_SECONDS)
+    config = servers.configure(
+        application, settings.api_host, settings.webhook_port, WEBHOOK_SHUTDOWN_SECONDS
+    )
     config.ssl_context_factory = lambda _config, _default: context
     return config
-
-
-def _uvicorn(application: ASGIApp, host: str, port: int, grace_seconds: int) -> uvicorn.Config:
-    return uvicorn.Config(
-        application,
-        host=host,
-        port=port,
-        loop="asyncio",
-        http=protocols.BoundedProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=grace_seconds,
-    )

@@ -16,7 +16,8 @@ import obstore
 import pytest
 from aiohttp import web
 
-from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store import stores
+from manifestry.adapters.store.contract import ports
 from manifestry.core.blobs import digests, keys
 from manifestry.settings import StoreSettings
 from tests.clouds import gcs_access, promises

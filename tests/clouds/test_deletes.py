@@ -14,7 +14,7 @@ from aiohttp import web
 from obstore.exceptions import BaseError
 from pydantic import SecretStr
 
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.store.remote import buckets
 from manifestry.adapters.store.remote import deletes as remote_deletes
 from manifestry.settings import StoreSettings

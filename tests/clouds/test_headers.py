@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store import stores
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.store.remote import blobs
 from manifestry.settings import StoreSettings
 from tests.clouds.conftest import Cloud

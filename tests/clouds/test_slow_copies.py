@@ -5,7 +5,8 @@ import uuid
 
 import pytest
 
-from manifestry.adapters.store import holds, inventory, ports, stores
+from manifestry.adapters.store import inventory, stores
+from manifestry.adapters.store.contract import holds, ports
 from manifestry.core.blobs import garbagekeys
 from manifestry.settings import StoreSettings
 from tests.clouds.azurite import Azurite

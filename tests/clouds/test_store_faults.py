@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core.blobs import digests
 from tests.clouds import promises
 from tests.clouds.conftest import Cloud, MakeCloud

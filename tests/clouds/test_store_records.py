@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store import stores
+from manifestry.adapters.store.contract import ports
 from manifestry.settings import StoreSettings
 from tests.clouds import promises
 from tests.clouds.conftest import Cloud

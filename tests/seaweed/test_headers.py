@@ -9,7 +9,8 @@ from email.message import Message
 
 import pytest
 
-from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store import stores
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.store.remote import blobs, sessions
 from manifestry.core.artifacts import uploads
 from manifestry.settings import StoreSettings

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.adapters.store import ports as store_ports
+from manifestry.adapters.store.contract import ports as store_ports
 from manifestry.core import errors
 from manifestry.core.blobs import digests
 from manifestry.core.http import dispositions, etags, ranges

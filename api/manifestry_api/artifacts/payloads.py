@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from manifestry.adapters.quota import reservations
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core import errors
 from manifestry.core.blobs import digests
 from manifestry_api.artifacts import uploads

@@ -1,66 +1,29 @@
-"""Resumable uploads behind their routes: find the caller's session, take more bytes, complete it as PUT does.
+"""Resumable uploads behind their routes: begin one, take more bytes, complete it as PUT does.
 
 Nothing of a session is in this process: every request reads it from the store, so any replica can go on.
 """
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from manifestry.adapters.quota import reservations
-from manifestry.adapters.store import ports as store_ports
-from manifestry.adapters.store import session_ports
+from manifestry.adapters.store.contract import ports as store_ports
+from manifestry.adapters.store.contract import session_ports
 from manifestry.core import errors
 from manifestry.core.artifacts import lives, uploads
-from manifestry.core.blobs import digests, keys
-from manifestry_api.artifacts import payloads
+from manifestry_api.artifacts import payloads, session_states
 from manifestry_api.artifacts import uploads as puts
+from manifestry_api.artifacts.session_states import Found
 from manifestry_api.guard import deps
-from manifestry_api.objects import lookups, representations
+from manifestry_api.objects import lookups
 from manifestry_api.request import bodies, fields
 
 # A piece with a `Content-Digest` is held until it is verified, if it is no larger than this.
 VERIFIED_MAX_BYTES = 8 << 20
-
-
-@dataclass(frozen=True)
-class Found:
-    """A session of the caller's tenant, and the Artifact that it is for."""
-
-    state: uploads.State
-    artifact: lookups.Object
-
-    @property
-    def session(self) -> uploads.Session:
-        """Return the session."""
-        return self.state.session
-
-    @property
-    def recorded(self) -> str | None:
-        """Return the digest of the payload that is there, None while there is none."""
-        digest: str | None = self.holder.get("upload", {}).get("digest")
-        return digest
-
-    @property
-    def holder(self) -> lookups.Object:
-        """Return what gets the payload: the artifact's spec, or one of its files."""
-        return puts.holder(self.artifact, self.session.file)
-
-    @property
-    def is_repair(self) -> bool:
-        """Tell whether the artifact's payload was stored once and is damaged or missing by now."""
-        return self.recorded is not None and lives.is_lost(self.artifact)
-
-    @property
-    def is_complete(self) -> bool:
-        """Tell whether the artifact's payload is what this session brought."""
-        seal = self.state.seal
-        return self.recorded is not None and seal is not None and digests.equal(seal.digest, self.recorded)
 
 
 async def create(
@@ -105,29 +68,6 @@ async def create(
     return created
 
 
-async def find(ports: deps.Ports, caller: deps.Caller, session_id: str) -> Found:
-    """Return a session of the caller's tenant with its Artifact.
-
-    Raises:
-        Problem: not-found, also for another tenant's session and for one whose Artifact is gone.
-    """
-    try:
-        state = await ports.sessions.head(session_id)
-    except keys.KeyPartError:
-        raise _absent() from None
-    if state is None or state.session.tenant_uid != caller.tenant_uid:
-        raise _absent()
-    cache, name = ports.caches.artifacts, state.session.artifact_name
-    for look in (lookups.find, lookups.find_live):  # the cache may still show an older one of this name
-        try:
-            artifact = await look(ports, caller, cache, name)
-        except errors.Problem:
-            raise _absent() from None
-        if artifact["metadata"]["uid"] == state.session.artifact_uid:
-            return Found(state, artifact)
-    raise _absent()
-
-
 async def append(ports: deps.Ports, caller: deps.Caller, found: Found, request: Request) -> Response:
     """Take more bytes, and complete the upload with the last ones.
 
@@ -148,7 +88,7 @@ async def append(ports: deps.Ports, caller: deps.Caller, found: Found, request: 
         body = payloads.Payload(request, hold, wanted.offset, stated)
         end = await _take(ports, found, body, wanted, limit_bytes)
         if not wanted.is_last:
-            return Response(status_code=204, headers=state_headers(ports, found, end))
+            return Response(status_code=204, headers=session_states.state_headers(ports, found, end))
         _check_end(end, found.session.length_bytes)
         stored = await _complete(ports, caller, found, request, hold)
     return await _completed(ports, caller, stored, request, end)
@@ -158,69 +98,6 @@ async def abort(ports: deps.Ports, caller: deps.Caller, found: Found) -> None:
     """Remove a session with its bytes, and give back what it was charged."""
     await ports.sessions.abort(found.session)
     await ports.reservations.release(caller, found.session.artifact_uid, found.session.session_id)
-
-
-def state_headers(ports: deps.Ports, found: Found, offset: int | None = None) -> dict[str, str]:
-    """Return the headers that say how far a session is.
-
-    Args:
-        ports: whose clock and limits.
-        found: the session.
-        offset: the end of its bytes if more came since.
-    """
-    is_untouched = offset is None
-    known = found.state.offset if offset is None else offset
-    length = known if found.is_complete else found.session.length_bytes
-    touched = found.state.touched if is_untouched else ports.clock()
-    return {
-        "Upload-Offset": str(known),
-        "Upload-Complete": uploads.format_complete(found.is_complete),
-        **({} if length is None else {"Upload-Length": str(length)}),
-        "Upload-Limit": _limit(ports, touched + _expiry(ports) - ports.clock()),
-        "Cache-Control": "no-store",
-    }
-
-
-def created_headers(ports: deps.Ports, session: uploads.Session) -> dict[str, str]:
-    """Return the headers of a session that has just begun."""
-    length = session.length_bytes
-    return {
-        "Location": path(session),
-        "Upload-Offset": "0",
-        "Upload-Complete": uploads.format_complete(False),
-        **({} if length is None else {"Upload-Length": str(length)}),
-        "Upload-Limit": _limit(ports, _expiry(ports)),
-    }
-
-
-def path(session: uploads.Session) -> str:
-    """Return the path of a session."""
-    return f"/uploads/{session.session_id}"
-
-
-def representation(ports: deps.Ports, caller: deps.Caller, session: uploads.Session) -> dict[str, object]:
-    """Return a session that has just begun as REST shows it."""
-    optional = {"file": session.file or None, "sizeBytes": session.length_bytes}
-    return {
-        "id": session.session_id,
-        "tenant": caller.tenant,
-        "artifact": session.artifact_name,
-        "offset": 0,
-        "expiresAfterSeconds": ports.settings.upload_expiry_seconds,
-        "links": {
-            "self": path(session),
-            "artifact": representations.artifact_links(session.artifact_name)["self"],
-        },
-        **{name: value for name, value in optional.items() if value is not None},
-    }
-
-
-def _expiry(ports: deps.Ports) -> timedelta:
-    return timedelta(seconds=ports.settings.upload_expiry_seconds)
-
-
-def _limit(ports: deps.Ports, left: timedelta) -> str:
-    return f"max-size={ports.settings.max_upload_bytes}, max-age={max(0, int(left.total_seconds()))}"
 
 
 @contextlib.asynccontextmanager
@@ -312,14 +189,14 @@ async def _take(
             ports, found, wanted, is_too_large=isinstance(error, store_ports.TooLargeError)
         ) from None
     except session_ports.SessionNotFoundError:
-        raise _absent() from None
+        raise session_states.absent() from None
     try:
         body.check()
     except errors.Problem as problem:
         if problem.kind is errors.DIGEST_MISMATCH:  # the bytes are among the others already
             await ports.sessions.abort(found.session)
             raise
-        raise _with_offset(problem, end) from None
+        raise session_states.with_offset(problem, end) from None
     return end
 
 
@@ -333,13 +210,13 @@ async def _refused(
 ) -> errors.Problem:
     state = await ports.sessions.head(found.session.session_id)
     if state is None:
-        return _absent()
+        return session_states.absent()
     if not is_too_large:
         return uploads.mismatch(state.offset, wanted.offset)
     problem = errors.Problem(
         errors.RANGE_NOT_SATISFIABLE, "the piece has more bytes than the upload may have"
     )
-    return _with_offset(problem, state.offset)
+    return session_states.with_offset(problem, state.offset)
 
 
 async def _complete(
@@ -377,7 +254,7 @@ async def _sealed(ports: deps.Ports, found: Found) -> store_ports.Staged:
     try:
         return await ports.sessions.seal(found.session)
     except session_ports.SessionNotFoundError:
-        raise _absent() from None
+        raise session_states.absent() from None
     except session_ports.OffsetError:
         raise errors.Problem(errors.CONFLICT, "another request appends to this upload") from None
 
@@ -406,19 +283,10 @@ def _check_end(end: int, length_bytes: int | None) -> None:
     try:
         uploads.check_end(end, length_bytes)
     except errors.Problem as problem:
-        raise _with_offset(problem, end) from None
-
-
-def _with_offset(problem: errors.Problem, offset: int) -> errors.Problem:
-    headers: Mapping[str, str] = {**problem.headers, "Upload-Offset": str(offset)}
-    return errors.Problem(problem.kind, problem.detail, problem.errors, problem.usage, headers)
+        raise session_states.with_offset(problem, end) from None
 
 
 def _has_payload() -> errors.Problem:
     return errors.Problem(
         errors.CONFLICT, "the artifact has its payload already; other bytes need a new artifact"
     )
-
-
-def _absent() -> errors.Problem:
-    return errors.Problem(errors.NOT_FOUND, "no such upload in this tenant")

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota import reservations
-from manifestry.adapters.store import ports as store_ports
+from manifestry.adapters.store.contract import ports as store_ports
 from manifestry.core import errors
 from manifestry.core.artifacts import filelists, lives, requests
 from manifestry.core.blobs import digests

@@ -24,10 +24,10 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from manifestry import settings
-from manifestry.adapters.kube import cluster, watches
+from manifestry.adapters.kube import calls, cluster, watches
 from manifestry.adapters.quota import ledgers, reservations
-from manifestry.adapters.store import ports as store_ports
-from manifestry.adapters.store import session_ports
+from manifestry.adapters.store.contract import ports as store_ports
+from manifestry.adapters.store.contract import session_ports
 from manifestry.core import errors
 from manifestry.core.access import permissions
 from manifestry_api.access import tenants
@@ -58,7 +58,7 @@ class Caller(NamedTuple):
     reason: str
     audit_id: str
     traceparent: str
-    impersonation: cluster.Impersonation
+    impersonation: calls.Impersonation
 
 
 @dataclass

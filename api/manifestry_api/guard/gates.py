@@ -4,7 +4,7 @@ import functools
 
 from starlette.requests import HTTPConnection
 
-from manifestry.adapters.kube import cluster
+from manifestry.adapters.kube import calls
 from manifestry.core.access import headers, identities, permissions
 from manifestry.core.kube import names
 from manifestry_api.access import identity, tenants
@@ -77,7 +77,7 @@ def _caller(
         reason=claims.reason,
         audit_id=context.audit_id,
         traceparent=str(context.trace),
-        impersonation=cluster.Impersonation(who.subject, _groups(claims.roles)),
+        impersonation=calls.Impersonation(who.subject, _groups(claims.roles)),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from manifestry.adapters.kube import apierrors
-from manifestry.adapters.store import ports as store_ports
+from manifestry.adapters.store.contract import ports as store_ports
 from manifestry.core.kube import names
 from manifestry_api.guard import deps
 from manifestry_api.health import checks

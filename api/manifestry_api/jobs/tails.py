@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from manifestry.adapters.kube import apierrors, cluster, watches
 from manifestry.core import errors
-from manifestry.core.jobs import podlogs, steps
+from manifestry.core.jobs import podlogs, statuses
 from manifestry.core.kube import names
 from manifestry_api.guard import deps
 from manifestry_api.objects import lookups
@@ -92,7 +92,7 @@ class Tail:
 
     def _choose(self, pods: list[lookups.Object]) -> podlogs.Target | None:
         body, is_gone = self._job_now()
-        word, ended = steps.rest_status(body), is_gone or steps.is_terminal(body)
+        word, ended = statuses.rest_status(body), is_gone or statuses.is_terminal(body)
         return podlogs.choose(word, ended, pods, self._asked.wanted)
 
     def _job_now(self) -> tuple[lookups.Object, bool]:

@@ -12,7 +12,7 @@ from typing import Any
 from manifestry.core.artifacts import changes, filelists, requests
 from manifestry.core.blobs import garbage as collection
 from manifestry.core.http import etags
-from manifestry.core.jobs import parameters, steps
+from manifestry.core.jobs import parameters, statuses
 from manifestry.core.kube import conditions, names
 from manifestry.core.quota import positions
 
@@ -143,7 +143,7 @@ def job_summary(body: Object, tenant: str) -> dict[str, Any]:
     """Return a Job as lists show it."""
     spec, status = _spec(body), _status(body)
     return _present(
-        **_common(body, tenant, steps.rest_status(body)),
+        **_common(body, tenant, statuses.rest_status(body)),
         jobType=spec.get("jobType"),
         priority=spec.get("priority"),
         queuedAt=status.get("queuedTime"),

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from manifestry.adapters.kube import apierrors
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core import errors
 from manifestry.core.jobs import admission
 

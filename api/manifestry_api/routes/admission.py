@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from manifestry.adapters.kube import apierrors
-from manifestry.adapters.quota import ledgers
+from manifestry.adapters.quota import books
 from manifestry.core import errors
 from manifestry.core.access import audit
 from manifestry.core.jobs import admission
@@ -104,7 +104,7 @@ async def decide(ports: deps.Ports, asked: admission.Request) -> admission.Decis
             return await _decide(ports, asked)
     except TimeoutError:
         return admission.busy("manifestry: no decision in time; try again")
-    except (ledgers.LedgerError, apierrors.UnavailableError) as error:
+    except (books.LedgerError, apierrors.UnavailableError) as error:
         return admission.busy(f"manifestry: {error}")
     except apierrors.ApiError:
         logger.exception("the webhook may not read or write what it must", extra={"job": asked.name})

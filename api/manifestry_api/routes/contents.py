@@ -6,7 +6,7 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from manifestry.adapters.store import ports as store_ports
+from manifestry.adapters.store.contract import ports as store_ports
 from manifestry.core import errors
 from manifestry.core.access import permissions
 from manifestry.core.artifacts import manifests

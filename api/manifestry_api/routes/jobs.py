@@ -10,7 +10,7 @@ from manifestry.adapters.kube import apierrors
 from manifestry.core import errors
 from manifestry.core.access import permissions
 from manifestry.core.jobs import controls
-from manifestry.core.jobs import steps as core_jobs
+from manifestry.core.jobs import statuses as core_jobs
 from manifestry_api.guard import deps
 from manifestry_api.jobs import submissions
 from manifestry_api.objects import answers, listings, lookups, representations, schemas, views, waiting

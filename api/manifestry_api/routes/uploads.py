@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from manifestry.core.access import permissions
 from manifestry.core.artifacts import uploads as rules
-from manifestry_api.artifacts import sessions
+from manifestry_api.artifacts import session_states, sessions
 from manifestry_api.guard import deps
 from manifestry_api.objects import answers, lookups, views
 
@@ -76,8 +76,8 @@ async def create_file_upload(
 async def _begin(name: str, file: str, request: Request, ports: deps.Ports, caller: deps.Caller) -> Response:
     artifact = await lookups.find_live(ports, caller, ports.caches.artifacts, name)
     session = await sessions.create(ports, caller, artifact, request, file)
-    content = sessions.representation(ports, caller, session)
-    return answers.json(content, 201, sessions.created_headers(ports, session))
+    content = session_states.representation(ports, caller, session)
+    return answers.json(content, 201, session_states.created_headers(ports, session))
 
 
 @router.head(
@@ -88,8 +88,8 @@ async def _begin(name: str, file: str, request: Request, ports: deps.Ports, call
 )
 async def head_upload(uid: str, ports: deps.PortsDep, caller: Writer) -> Response:
     """Show where to go on: every byte before `Upload-Offset` is durable."""
-    found = await sessions.find(ports, caller, uid)
-    return Response(status_code=204, headers=sessions.state_headers(ports, found))
+    found = await session_states.find(ports, caller, uid)
+    return Response(status_code=204, headers=session_states.state_headers(ports, found))
 
 
 @router.patch(
@@ -131,7 +131,7 @@ async def head_upload(uid: str, ports: deps.PortsDep, caller: Writer) -> Respons
 )
 async def append_upload(uid: str, request: Request, ports: deps.PortsDep, caller: Writer) -> Response:
     """Append bytes; with the last ones the payload is verified, published and the artifact becomes ready."""
-    found = await sessions.find(ports, caller, uid)
+    found = await session_states.find(ports, caller, uid)
     return await sessions.append(ports, caller, found, request)
 
 
@@ -143,6 +143,6 @@ async def append_upload(uid: str, request: Request, ports: deps.PortsDep, caller
 )
 async def delete_upload(uid: str, ports: deps.PortsDep, caller: Writer) -> Response:
     """Give an upload up; the artifact goes on waiting for another one."""
-    found = await sessions.find(ports, caller, uid)
+    found = await session_states.find(ports, caller, uid)
     await sessions.abort(ports, caller, found)
     return Response(status_code=204)

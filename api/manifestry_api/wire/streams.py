@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core.http import ranges
 from manifestry_api.wire import zerocopy
 

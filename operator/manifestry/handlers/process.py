@@ -11,15 +11,14 @@ from prometheus_client import REGISTRY
 
 from manifestry import settings
 from manifestry.adapters import clock
-from manifestry.adapters.fetching import fetches
-from manifestry.adapters.fetching import queues as fetching_queues
+from manifestry.adapters.fetching import opening
 from manifestry.adapters.kube import cluster, election
 from manifestry.adapters.queues import queues
 from manifestry.adapters.quota import ledgers, storagebooks
-from manifestry.adapters.store import ports, sessions, stores
+from manifestry.adapters.store import sessions, stores
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry import health, metrics
 from manifestry.adapters.webhook import tls as webhook_tls
-from manifestry.core.artifacts import addresses
 from manifestry.core.kube import names
 from manifestry.handlers import feeds, prerequisites, probes, resyncs, shell
 from manifestry.handlers.artifacts import collector, scrubber, uploads
@@ -172,6 +171,10 @@ class Operator:
         observer = metrics.QueueMetrics(REGISTRY)
         queue = queues.KeyedQueue(clock=self._clock, observer=observer)
         observer.watch(lambda: len(queue), lambda: queue.delayed, queue.oldest_seconds)
+
+        def wake(namespace: str, name: str) -> None:
+            queue.add((names.ARTIFACTS.kind, namespace, name))
+
         return registry.Context(
             client=self._client,
             store=opened,
@@ -181,7 +184,7 @@ class Operator:
             clock=self._clock,
             settings=self._configuration.operator,
             cluster_settings=self._configuration.cluster,
-            fetches=_fetches(self._configuration.operator, opened, queue),
+            fetches=opening.open_queue(self._configuration.operator, opened, wake),
             storage=storagestates.Storage(storagebooks.StorageBooks(self._client, now=self._clock.now)),
         )
 
@@ -230,27 +233,6 @@ class Operator:
         """Without the leadership nothing may act any longer, not even to finish."""
         lost = self._leadership is not None and not self._leadership.is_leader
         return 0.0 if lost else DRAIN_SECONDS
-
-
-def _fetches(
-    chosen: settings.OperatorSettings, into: ports.Store, queue: queues.KeyedQueue
-) -> fetching_queues.FetchQueue | None:
-    if not chosen.fetch_enabled:
-        return None
-    try:
-        tls = fetches.Trust(chosen.fetch_ca_file)
-    except OSError as error:
-        raise settings.SettingsError(f"{settings.PREFIX}FETCH_CA_FILE: {error}") from None
-    fetcher = fetches.Fetcher(
-        addresses.Policy(addresses.parse_networks(chosen.fetch_allowed_cidrs)),
-        tls=tls,
-        bounds=fetches.Bounds(chosen.fetch_max_bytes, chosen.fetch_timeout_seconds),
-    )
-
-    def wake(namespace: str, name: str) -> None:
-        queue.add((names.ARTIFACTS.kind, namespace, name))
-
-    return fetching_queues.FetchQueue(fetcher, into, slots=chosen.fetch_concurrency, wake=wake)
 
 
 async def run(configuration: Configuration) -> int:

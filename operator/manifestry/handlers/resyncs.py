@@ -5,8 +5,8 @@ import logging
 from collections.abc import Mapping
 
 from manifestry.adapters.kube import apierrors
-from manifestry.adapters.quota import ledgers
-from manifestry.adapters.store import ports
+from manifestry.adapters.quota import books
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry import metrics
 from manifestry.core.kube import conditions, names
 from manifestry.handlers import prerequisites
@@ -16,7 +16,7 @@ from manifestry.handlers.runtime.registry import Context, Resync
 _logger = logging.getLogger(__name__)
 
 FULL_EVERY = 10  # each tenth time the settled objects are looked at, too
-EXPECTED = (apierrors.ApiError, ledgers.LedgerError, ports.StoreUnavailableError)  # not defects of ours
+EXPECTED = (apierrors.ApiError, books.LedgerError, ports.StoreUnavailableError)  # not defects of ours
 PART_SECONDS = 300.0  # a part that takes longer is broken, and must not stop the others for ever
 
 

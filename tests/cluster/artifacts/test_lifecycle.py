@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store import stores
+from manifestry.adapters.store.contract import ports
 from manifestry.core.artifacts import manifests
 from manifestry.core.blobs import digests
 from manifestry.core.kube import conditions, names

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from manifestry.core.jobs import steps
+from manifestry.core.jobs import statuses
 from manifestry.core.kube import conditions, names
 from tests.cluster.jobs import jobworld
 from tests.controlplane import audit
@@ -29,7 +29,7 @@ def test_a_job_runs_to_its_end_within_ten_writes(
     name = jobworld.submit(cp, tenant, kind, project="p1")
     job = jobworld.wait_reason(cp, tenant, name, "Running")
     assert conditions.kstatus(job) == "InProgress"
-    assert steps.rest_status(job) == "running"
+    assert statuses.rest_status(job) == "running"
     assert jobworld.holders(cp, tenant, kind) == {name: "Admitted"}
     jobworld.finish(cp, tenant, job)
     job = jobworld.wait_reason(cp, tenant, name, "Succeeded")
@@ -86,7 +86,7 @@ def test_the_second_job_waits_for_the_first(
     job = jobworld.wait_reason(cp, tenant, first, "Running")
     second = jobworld.submit(cp, tenant, kind)
     waiting = jobworld.wait_reason(cp, tenant, second, "Queued")
-    assert steps.rest_status(waiting) == "queued"
+    assert statuses.rest_status(waiting) == "queued"
     assert cp.find(names.BATCH_JOBS, jobworld.batch_name(waiting), tenant.namespace) is None
     jobworld.finish(cp, tenant, job)
     jobworld.wait_reason(cp, tenant, second, "Running")
@@ -101,7 +101,7 @@ def test_cancel(control_plane: ControlPlane, tenant: Tenant, operator: Any, *, s
     cp.patch(names.JOBS, name, {"spec": {"desiredState": "Cancelled"}}, tenant.namespace)
     job = jobworld.wait_reason(cp, tenant, name, "Cancelled")
     assert conditions.kstatus(job) == "Current"
-    assert steps.rest_status(job) == "cancelled"
+    assert statuses.rest_status(job) == "cancelled"
     jobworld.eventually(lambda: jobworld.holders(cp, tenant, kind) == {}, "released")
     assert jobworld.running_batches(cp, tenant) == []
     assert cp.list(names.PODS, tenant.namespace) == []
@@ -119,7 +119,7 @@ def test_suspend_gives_the_slot_away_and_resume_waits_for_one(
     cp.patch(names.JOBS, first, {"spec": {"desiredState": "Suspended"}}, tenant.namespace)
     job = jobworld.wait_reason(cp, tenant, second, "Running")
     suspended = jobworld.wait_reason(cp, tenant, first, "Suspended")
-    assert steps.rest_status(suspended) == "suspended"
+    assert statuses.rest_status(suspended) == "suspended"
     assert jobworld.holders(cp, tenant, kind) == {first: "Reserved", second: "Admitted"}
     cp.patch(names.JOBS, first, {"spec": {"desiredState": "Active"}}, tenant.namespace)
     jobworld.wait_reason(cp, tenant, first, "Queued")
@@ -214,7 +214,7 @@ def test_a_job_before_its_type_waits_and_goes_on(
     name = jobworld.submit(cp, tenant, kind)
     job = jobworld.wait_reason(cp, tenant, name, "JobTypeNotFound")
     assert conditions.kstatus(job) == "InProgress"
-    assert steps.rest_status(job) == "queued"
+    assert statuses.rest_status(job) == "queued"
     body = jobworld.typed(names.JOB_TYPES, kind, {"image": "example.org/none:1"})
     cp.create(names.JOB_TYPES, body)
     jobworld.finish(cp, tenant, jobworld.wait_reason(cp, tenant, name, "Running", seconds=15))

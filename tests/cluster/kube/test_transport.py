@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from manifestry.adapters.kube import apierrors, cluster, kubeconfigs
+from manifestry.adapters.kube import apierrors, calls, cluster, kubeconfigs
 from manifestry.core.kube import names
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant
@@ -105,7 +105,7 @@ async def test_a_name_that_is_no_name_never_reaches_the_server(client: cluster.K
 async def test_an_impersonated_write_has_only_that_persons_rights(
     client: cluster.KubeClient, tenant: Tenant
 ) -> None:
-    nobody = cluster.Impersonation("mallory", ("manifestry:viewer",))
+    nobody = calls.Impersonation("mallory", ("manifestry:viewer",))
     with pytest.raises(apierrors.ForbiddenError, match="mallory"):
         await client.create(names.CONFIG_MAPS, config_map("i", tenant.namespace), impersonate=nobody)
     with pytest.raises(apierrors.ForbiddenError, match="mallory"):

@@ -11,7 +11,7 @@ from manifestry.adapters.quota.books import ContentionError, NotReadyError
 from manifestry.adapters.quota.ledgers import Ledgers, World
 from manifestry.core.jobs import admission
 from manifestry.core.kube import names
-from manifestry.core.quota import ledgers, quotas
+from manifestry.core.quota import holders, ledgers, quotas
 from tests.controlplane import audit
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant
@@ -135,7 +135,7 @@ async def test_repair_starts_again_when_the_ledger_has_changed(
 async def test_one_callers_defect_fails_that_caller_only(client: cluster.KubeClient, tenant: Tenant) -> None:
     books = await prepared(client, tenant)
 
-    def broken(ledger: ledgers.Ledger) -> tuple[ledgers.Ledger, None]:
+    def broken(ledger: holders.Ledger) -> tuple[holders.Ledger, None]:
         raise ZeroDivisionError
 
     results = await asyncio.gather(

@@ -14,7 +14,8 @@ from typing import Any
 
 import obstore
 
-from manifestry.adapters.store import claim_ports, inventory, ports, stores
+from manifestry.adapters.store import inventory, stores
+from manifestry.adapters.store.contract import claim_ports, ports
 from manifestry.adapters.store.remote import deletes
 from manifestry.settings import StoreSettings
 

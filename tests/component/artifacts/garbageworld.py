@@ -17,7 +17,8 @@ from obstore.store import LocalStore as Folder
 from obstore.store import ObjectStore, S3Store
 
 from manifestry.adapters.kube import apierrors
-from manifestry.adapters.store import inventory, ports, stores
+from manifestry.adapters.store import inventory, stores
+from manifestry.adapters.store.contract import ports
 from manifestry.core.blobs import digests
 from manifestry.core.blobs import keys as blob_keys
 from manifestry.core.kube import conditions, names

@@ -12,7 +12,7 @@ from typing import Any
 import obstore
 import pytest
 
-from manifestry.adapters.store import bounded, holds, ports
+from manifestry.adapters.store.contract import bounded, holds, ports
 from manifestry.core.blobs import digests, garbagekeys
 from manifestry.handlers.artifacts import collector
 from tests.component.artifacts.garbageworld import World, opened

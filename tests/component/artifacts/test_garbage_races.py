@@ -24,7 +24,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from manifestry.adapters.store import claim_ports, holds, inventory, ports
+from manifestry.adapters.store import inventory
+from manifestry.adapters.store.contract import claim_ports, holds, ports
 from manifestry.adapters.store.local import blobs as local_blobs
 from manifestry.adapters.store.remote import blobs as remote_blobs
 from manifestry.core.blobs import digests, garbage, garbagekeys, keys

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from manifestry.adapters.store import inventory, ports, stores
+from manifestry.adapters.store import inventory, stores
+from manifestry.adapters.store.contract import ports
 from manifestry.core.blobs import digests, keys
 from manifestry.settings import StoreSettings
 from tests.component.artifacts import collector_child

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters.store import claim_ports, holds, inventory, ports
+from manifestry.adapters.store import inventory
+from manifestry.adapters.store.contract import claim_ports, holds, ports
 from manifestry.adapters.store.local import blobs as local_blobs
 from manifestry.adapters.store.local import claims as local_claims
 from manifestry.adapters.store.remote import blobs as remote_blobs

@@ -11,7 +11,7 @@ import pytest
 
 from manifestry.adapters.fetching.queues import Wanted
 from manifestry.adapters.kube import apierrors
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.store.local import blobs
 from manifestry.core.artifacts.fetches import Failure, Fetched, Outcome, Pending
 from manifestry.core.kube import conditions, names

@@ -14,7 +14,8 @@ import pytest
 
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota.books import NotReadyError
-from manifestry.adapters.store import ports, session_ports, sessions, stores
+from manifestry.adapters.store import sessions, stores
+from manifestry.adapters.store.contract import ports, session_ports
 from manifestry.core.artifacts import uploads
 from manifestry.core.kube import names
 from manifestry.core.quota.storage import charges as storage_charges

@@ -14,7 +14,7 @@ import pytest
 
 from manifestry.adapters.fetching import fetches, queues
 from manifestry.adapters.quota.books import LedgerError
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core.artifacts import addresses
 from manifestry.core.blobs import digests
 from manifestry.core.quota.storage.grants import Wanted

@@ -15,7 +15,7 @@ from manifestry.adapters.quota import reservations
 from manifestry.adapters.quota.books import ContentionError, NotReadyError
 from manifestry.adapters.quota.reservations import Owner, Reservations, Upload
 from manifestry.adapters.quota.storagebooks import StorageBooks
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core import errors
 from manifestry.core.kube import names
 from manifestry.core.quota.storage.charges import LEDGER, landed, provisional

@@ -9,7 +9,8 @@ import random
 import sys
 from collections.abc import AsyncIterator
 
-from manifestry.adapters.store import session_ports, sessions, stores
+from manifestry.adapters.store import sessions, stores
+from manifestry.adapters.store.contract import session_ports
 from manifestry.settings import StoreSettings
 from tests.component.store.store_child import forget_peak, peak_mib, say, zeros
 

@@ -19,7 +19,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from manifestry.adapters.store import inventory, ports, session_ports, sessions, stores
+from manifestry.adapters.store import inventory, sessions, stores
+from manifestry.adapters.store.contract import ports, session_ports
 from manifestry.adapters.store.local import sessions as local_sessions
 from manifestry.adapters.store.remote import sessions as remote_sessions
 from manifestry.core.artifacts import uploads

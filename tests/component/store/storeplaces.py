@@ -12,7 +12,7 @@ import obstore
 from obstore.store import LocalStore as Folder
 from obstore.store import ObjectStore, S3Store
 
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core.artifacts import uploads
 from manifestry.core.blobs import keys as blob_keys
 from tests.seaweed.server import S3Server

@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from manifestry.adapters.store import bounded, claim_ports, inventory, ports
+from manifestry.adapters.store import inventory
+from manifestry.adapters.store.contract import bounded, claim_ports, ports
 from manifestry.adapters.store.remote import buckets
 from manifestry.adapters.store.remote import claims as remote_claims
 from manifestry.adapters.store.remote import deletes as remote_deletes

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from manifestry.adapters.store.contract.ports import BATCH_BYTES, Chunk
 from manifestry.adapters.store.local import blobs, files
-from manifestry.adapters.store.ports import BATCH_BYTES, Chunk
 
 TENANT = "3f2b8a52-7f6e-4d8e-9a53-0b1c2d3e4f50"
 LIMIT_BYTES = 1 << 30

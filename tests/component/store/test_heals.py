@@ -9,7 +9,8 @@ import pytest
 from obstore.store import LocalStore as Folder
 from obstore.store import ObjectStore
 
-from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store import stores
+from manifestry.adapters.store.contract import ports
 from manifestry.core.blobs import digests, keys
 from manifestry.settings import StoreSettings
 from tests.seaweed.server import S3Server

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.store.local import blobs
 from manifestry.core.blobs import digests, keys
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store import stores
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.store.local import blobs, payloads
 from manifestry.adapters.store.remote import links
 from manifestry.core.blobs import digests

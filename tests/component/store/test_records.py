@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from manifestry.adapters.store import inventory, ports, stores
+from manifestry.adapters.store import inventory, stores
+from manifestry.adapters.store.contract import ports
 from manifestry.core.blobs import garbagekeys
 from manifestry.settings import StoreSettings
 from tests.seaweed.server import S3Server

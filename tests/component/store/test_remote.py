@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store import stores
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.store.remote import blobs
 from manifestry.core.blobs import digests
 from manifestry.settings import StoreSettings

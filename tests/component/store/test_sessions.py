@@ -19,11 +19,12 @@ import pytest
 from obstore.store import LocalStore as Folder
 from obstore.store import ObjectStore
 
-from manifestry.adapters.store import ports, session_ports, sessions, stores
+from manifestry.adapters.store import sessions, stores
+from manifestry.adapters.store.contract import ports, session_ports
+from manifestry.adapters.store.contract.session_ports import Sessions
 from manifestry.adapters.store.local import session_files
 from manifestry.adapters.store.local import sessions as local_sessions
 from manifestry.adapters.store.remote import sessions as remote_sessions
-from manifestry.adapters.store.session_ports import Sessions
 from manifestry.core.artifacts import uploads
 from manifestry.core.blobs import digests
 from manifestry.core.blobs import keys as blob_keys

@@ -19,7 +19,8 @@ import pytest
 from obstore.store import LocalStore as Folder
 from obstore.store import ObjectStore
 
-from manifestry.adapters.store import ports, stores
+from manifestry.adapters.store import stores
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.store.local import blobs as local_blobs
 from manifestry.adapters.store.remote import blobs as remote_blobs
 from manifestry.core.blobs import digests

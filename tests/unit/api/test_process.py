@@ -12,7 +12,8 @@ import pytest
 
 from manifestry import settings
 from manifestry.adapters.kube import apierrors, watchevents
-from manifestry_api import __main__, loglines, server
+from manifestry_api import __main__, loglines
+from manifestry_api.access import authenticators
 from manifestry_api.webhook import secretwatches, tls
 from tests.controlplane.certificates import Authority
 
@@ -144,5 +145,5 @@ def test_bad_settings_end_the_process_with_all_of_them_named(
 
 def test_the_kubernetes_issuer_can_be_switched_off() -> None:
     on, off = settings.ApiSettings(), settings.ApiSettings(kubernetes_issuer=False)
-    assert len(server.authenticators(on, None)) == 1  # type: ignore[arg-type]
-    assert server.authenticators(off, None) == []  # type: ignore[arg-type]
+    assert len(authenticators.configured(on, None)) == 1  # type: ignore[arg-type]
+    assert authenticators.configured(off, None) == []  # type: ignore[arg-type]

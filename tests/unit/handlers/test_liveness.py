@@ -18,9 +18,9 @@ from manifestry.adapters.queues import queues
 from manifestry.adapters.quota.books import LedgerError
 from manifestry.adapters.quota.ledgers import Ledgers
 from manifestry.core.jobs import batchjobs
-from manifestry.core.jobs import steps as job_steps
+from manifestry.core.jobs import statuses as job_steps
 from manifestry.core.kube import names
-from manifestry.core.quota import ledgers, quotas
+from manifestry.core.quota import holders, ledgers, quotas
 from manifestry.handlers import feeds
 from manifestry.handlers.jobs import reconciler as job_handler
 from manifestry.handlers.quota import jobtypes
@@ -100,12 +100,12 @@ class Life:
             return
         if self.choose.random() < 0.8:
             outcome = await self.reserve(uid, name)
-            if outcome is not ledgers.Outcome.CHANGED or self.choose.random() < 0.1:
+            if outcome is not holders.Outcome.CHANGED or self.choose.random() < 0.1:
                 return
         metadata = {"name": name, "namespace": NAMESPACE, "uid": uid}
         self.world.api.put(names.JOBS, {"metadata": metadata, "spec": {"jobType": TYPE}})
 
-    async def reserve(self, uid: str, name: str) -> ledgers.Outcome | None:
+    async def reserve(self, uid: str, name: str) -> holders.Outcome | None:
         now = self.world.clock.now()
         lost, self.world.api.lose = self.world.api.lose, set()
         try:

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, assert_never
 
 from manifestry.adapters import clock as clocks
 from manifestry.adapters.fetching.fetches import Admit
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry.storage_metrics import METRICS
 from manifestry.core.artifacts import fetches
 from manifestry.core.artifacts.fetches import (

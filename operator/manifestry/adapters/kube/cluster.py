@@ -1,83 +1,24 @@
 """The one async Kubernetes client: dict bodies in and out, every call bounded in time, size and attempts."""
 
 import json
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import aiohttp
 
-from manifestry.adapters.kube import apierrors, kubeconfigs, transport, watchevents
-from manifestry.adapters.kube.apierrors import (
-    AlreadyExistsError,
-    ApiError,
-    ConflictError,
-    ForbiddenError,
-    GoneError,
-    InvalidError,
-    NotFoundError,
-    TooManyRequestsError,
-    UnauthorizedError,
-    UnavailableError,
-)
-from manifestry.adapters.kube.transport import Observer, OversizeError
+from manifestry.adapters.kube import apierrors, calls, kubeconfigs, transport, watchevents
+from manifestry.adapters.kube.calls import Impersonation, Object, Objects
+from manifestry.adapters.kube.transport import Observer
 from manifestry.adapters.kube.watchevents import WatchEvent
 from manifestry.core.kube import names
 
-__all__ = [
-    "AlreadyExistsError",
-    "ApiError",
-    "ConflictError",
-    "ForbiddenError",
-    "GoneError",
-    "Impersonation",
-    "InvalidError",
-    "KubeClient",
-    "NotFoundError",
-    "Object",
-    "Observer",
-    "OversizeError",
-    "TooManyRequestsError",
-    "UnauthorizedError",
-    "UnavailableError",
-    "WatchEvent",
-]
-
-Object = dict[str, Any]
-Objects = list[Object]
 Propagation = Literal["Background", "Foreground", "Orphan"]
 
 LARGER_PAGES = 4
 MERGE_PATCH = "application/merge-patch+json"
 WATCH_INACTIVITY_SECONDS = 70.0  # the server sends a bookmark about every 60 s
 LOG_INACTIVITY_SECONDS = 30.0  # without follow the kubelet sends what it has at once
-_DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-
-
-@dataclass(frozen=True)
-class Impersonation:
-    """Whom a write is done for.
-
-    Args:
-        user: the subject; never empty.
-        groups: the groups the write is allowed to use; never empty.
-    References: https://kubernetes.io/docs/reference/access-authn-authz/user-impersonation/
-    """
-
-    user: str
-    groups: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if not self.user or not self.groups or not all(self.groups):
-            raise ValueError(
-                "`user` and `groups` must not be empty: that would be a call without impersonation"
-            )
-
-    def headers(self) -> list[tuple[str, str]]:
-        """Return the request headers."""
-        return [("Impersonate-User", self.user), *(("Impersonate-Group", group) for group in self.groups)]
 
 
 class KubeClient:
@@ -166,10 +107,10 @@ class KubeClient:
         Raises:
             GoneError: the snapshot expired twice between two pages.
         """
-        query = _selectors(label_selector, field_selector)
+        query = calls.selectors(label_selector, field_selector)
         try:
             return await self._collect(resource, namespace, query, page_size)
-        except GoneError:  # the first page's snapshot was compacted: once more, in fewer pieces
+        except apierrors.GoneError:  # the first page's snapshot was compacted: once more, in fewer pieces
             return await self._collect(resource, namespace, query, page_size * LARGER_PAGES)
 
     async def pages(
@@ -184,11 +125,11 @@ class KubeClient:
         """Read all objects as they are at the first page, live, and yield them page by page.
 
         Raises:
-            GoneError: the reader was so slow that the snapshot has expired.
+            apierrors.GoneError: the reader was so slow that the snapshot has expired.
         """
-        query = _selectors(label_selector, field_selector)
+        query = calls.selectors(label_selector, field_selector)
         async for page in self._pages(resource, namespace, query, page_size):
-            yield [_typed(item, resource) for item in page.get("items") or ()]
+            yield [calls.typed(item, resource) for item in page.get("items") or ()]
 
     async def _collect(
         self, resource: names.Resource, namespace: str | None, query: Mapping[str, str], page_size: int
@@ -196,7 +137,7 @@ class KubeClient:
         items: Objects = []
         version = ""
         async for page in self._pages(resource, namespace, query, page_size):
-            items.extend(_typed(item, resource) for item in page.get("items") or ())
+            items.extend(calls.typed(item, resource) for item in page.get("items") or ())
             version = page["metadata"]["resourceVersion"]
         return items, version
 
@@ -213,7 +154,7 @@ class KubeClient:
             asked = {**query, "limit": str(page_size)} | ({"continue": token} if token else {})
             try:
                 page = await self._json("list", "GET", resource, namespace, query=asked)
-            except OversizeError:
+            except transport.OversizeError:
                 if page_size == 1:
                     raise
                 page_size = max(1, page_size // 8)
@@ -236,17 +177,17 @@ class KubeClient:
         """Follow changes after `resource_version`, bookmarks included, until the server ends the watch.
 
         Raises:
-            GoneError: `resource_version` is too old; list again.
+            apierrors.GoneError: `resource_version` is too old; list again.
             ApiError: refused, or nothing came for WATCH_INACTIVITY_SECONDS.
         """
         query = {
-            **_selectors(label_selector, field_selector),
+            **calls.selectors(label_selector, field_selector),
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": resource_version,
             "timeoutSeconds": str(timeout_seconds),
         }
-        call = self._call("watch", "GET", resource, namespace, query=query)
+        call = calls.call("watch", "GET", resource, namespace, query=query)
         async with self._transport.stream(call, inactivity_seconds=WATCH_INACTIVITY_SECONDS) as content:
             async for event in watchevents.parse_events(content):
                 yield event
@@ -388,7 +329,7 @@ class KubeClient:
             "limitBytes": limit_bytes,
         }
         query = {key: str(value) for key, value in wanted.items() if value is not None}
-        call = self._call("log", "GET", names.PODS, namespace, pod, subresource="log", query=query)
+        call = calls.call("log", "GET", names.PODS, namespace, pod, subresource="log", query=query)
         return self._transport.stream(call, inactivity_seconds=None if follow else LOG_INACTIVITY_SECONDS)
 
     async def post_review(self, resource: names.Resource, body: Object) -> Object:
@@ -410,56 +351,13 @@ class KubeClient:
         name: str | None = None,
         **options: Any,
     ) -> Object:
-        answer = await self._transport.send(self._call(verb, method, resource, namespace, name, **options))
+        answer = await self._transport.send(calls.call(verb, method, resource, namespace, name, **options))
         try:
             content: Object = json.loads(answer)
         except ValueError as error:
             raise apierrors.unavailable(f"{method} {resource.plural}: the answer is not JSON") from error
         return content
 
-    def _call(
-        self,
-        verb: str,
-        method: str,
-        resource: names.Resource,
-        namespace: str | None,
-        name: str | None = None,
-        *,
-        subresource: str | None = None,
-        query: Mapping[str, str] | None = None,
-        body: Object | None = None,
-        content_type: str = "application/json",
-        impersonate: Impersonation | None = None,
-    ) -> transport.Call:
-        for part in (namespace, name):
-            _check_name(part)
-        return transport.Call(
-            verb,
-            f"{resource.plural}.{resource.group}".rstrip("."),
-            method,
-            resource.path(namespace, name, subresource),
-            query or {},
-            body,
-            content_type,
-            impersonate.headers() if impersonate else (),
-        )
-
     def _write_query(self, dry_run: bool = False) -> dict[str, str]:
         query = {"fieldManager": self._field_manager}
         return {**query, "dryRun": "All"} if dry_run else query
-
-
-def _check_name(part: str | None) -> None:
-    if part is not None and _DNS_SUBDOMAIN.fullmatch(part) is None:
-        raise ValueError("a name in a Kubernetes path must be a DNS subdomain")
-
-
-def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:
-    wanted = {"labelSelector": label_selector, "fieldSelector": field_selector}
-    return {key: value for key, value in wanted.items() if value}
-
-
-def _typed(item: Object, resource: names.Resource) -> Object:
-    item.setdefault("apiVersion", resource.api_version)
-    item.setdefault("kind", resource.kind)
-    return item

@@ -12,17 +12,14 @@ from manifestry.adapters.quota.books import (
     DEADLINE_SECONDS,
     Cached,
     ContentionError,
-    LedgerError,
     NotReadyError,
     Snapshot,
     nothing_cached,
 )
 from manifestry.adapters.telemetry import quota_metrics
 from manifestry.core.kube import bodies, names
-from manifestry.core.quota import ledgers, quotas
+from manifestry.core.quota import holders, ledgers, quotas
 from manifestry.core.quota.storage import charges
-
-__all__ = ["ContentionError", "LedgerError", "Ledgers", "NotReadyError", "World"]
 
 REPAIR_ATTEMPTS = 5
 LEDGERS_PER_PAGE = 32  # a full one is about 1 MiB
@@ -37,14 +34,14 @@ class World:
         unfinished: uids with an unfinished batch Job or pod.
     """
 
-    jobs: Mapping[str, Iterable[ledgers.LiveJob]]
+    jobs: Mapping[str, Iterable[holders.LiveJob]]
     unfinished: frozenset[str]
 
 
-Observe = Callable[[Mapping[str, ledgers.Holder]], Awaitable[World]]
+Observe = Callable[[Mapping[str, holders.Holder]], Awaitable[World]]
 
 
-class Ledgers(books.LedgerBooks[ledgers.Ledger]):
+class Ledgers(books.LedgerBooks[holders.Ledger]):
     """The ledgers of job types.
 
     Args:
@@ -70,7 +67,7 @@ class Ledgers(books.LedgerBooks[ledgers.Ledger]):
         self.primed = False  # the limits were read since this process began; until then nobody is admitted
         self.repair_begun: dict[str, float] = {}  # by namespace: the monotonic time of the last attempt
 
-    async def lookup(self, namespace: str, job_type: str) -> ledgers.Ledger:
+    async def lookup(self, namespace: str, job_type: str) -> holders.Ledger:
         """Return the newest ledger this process knows of, read live when it knows none; empty without one."""
         known = self.snapshot(namespace, job_type)
         if known is not None:
@@ -78,9 +75,9 @@ class Ledgers(books.LedgerBooks[ledgers.Ledger]):
         try:
             return await self.read(namespace, job_type)
         except NotReadyError:
-            return ledgers.Ledger()
+            return holders.Ledger()
 
-    def named(self, namespace: str, name: str) -> list[tuple[str, ledgers.Holder]]:
+    def named(self, namespace: str, name: str) -> list[tuple[str, holders.Holder]]:
         """Return (job type, holder) for every known holder of a Job name in a namespace."""
         return [
             (key[1], holder)
@@ -98,7 +95,7 @@ class Ledgers(books.LedgerBooks[ledgers.Ledger]):
         observe: Observe,
         limits_for: Callable[[str], quotas.Limits],
         only: frozenset[str] | None = None,
-    ) -> dict[str, ledgers.Repair]:
+    ) -> dict[str, holders.Repair]:
         """T5: read the ledgers of a namespace, THEN observe the Jobs, write only at what was read.
 
         Args:
@@ -114,7 +111,7 @@ class Ledgers(books.LedgerBooks[ledgers.Ledger]):
         Raises:
             ContentionError: a ledger changed during every attempt.
         """
-        done: dict[str, ledgers.Repair] = {}
+        done: dict[str, holders.Repair] = {}
         for attempt in range(REPAIR_ATTEMPTS):
             found = await self._read_all(namespace)
             wanted = {name: each for name, each in found.items() if _is_wanted(name, only, done)}
@@ -135,7 +132,7 @@ class Ledgers(books.LedgerBooks[ledgers.Ledger]):
             await asyncio.sleep(lanes.backoff_seconds(attempt))
         raise ContentionError(f"the ledgers of {namespace} changed during every repair")
 
-    async def _read_all(self, namespace: str) -> dict[str, Snapshot[ledgers.Ledger]]:
+    async def _read_all(self, namespace: str) -> dict[str, Snapshot[holders.Ledger]]:
         """Read the ledgers of a namespace live, and forget those that are not there any more."""
         listed, version = await self._client.list(names.QUOTA_LEDGERS, namespace, page_size=LEDGERS_PER_PAGE)
         bodies = {body["metadata"]["name"]: body for body in listed}
@@ -144,18 +141,18 @@ class Ledgers(books.LedgerBooks[ledgers.Ledger]):
                 self.forget(*key)
         bodies.pop(charges.LEDGER, None)
         return {
-            name: self._noted((namespace, name), Snapshot(body, ledgers.parse(body)))
+            name: self._noted((namespace, name), Snapshot(body, holders.parse(body)))
             for name, body in bodies.items()
         }
 
     async def _repair_one(
         self,
         key: tuple[str, str],
-        before: Snapshot[ledgers.Ledger],
+        before: Snapshot[holders.Ledger],
         world: World,
         limits: quotas.Limits,
         now: datetime,
-    ) -> ledgers.Repair | None:
+    ) -> holders.Repair | None:
         """Write one ledger's repair at the version that was read; None when it has changed since."""
         body, found = before.body, world.jobs.get(key[1], ())
         after, report = ledgers.repair(before.ledger, found, world.unfinished, limits, now)
@@ -171,16 +168,16 @@ class Ledgers(books.LedgerBooks[ledgers.Ledger]):
             self._metrics.released.labels(cause).inc()
         return report
 
-    def _parse(self, body: Mapping[str, Any]) -> ledgers.Ledger:
-        return ledgers.parse(body)
+    def _parse(self, body: Mapping[str, Any]) -> holders.Ledger:
+        return holders.parse(body)
 
-    def _render(self, before: Mapping[str, Any], after: ledgers.Ledger) -> dict[str, Any]:
-        return {**bodies.status_of(before), "holders": ledgers.render(after)}
+    def _render(self, before: Mapping[str, Any], after: holders.Ledger) -> dict[str, Any]:
+        return {**bodies.status_of(before), "holders": holders.render(after)}
 
-    def _is_ready(self, ledger: ledgers.Ledger) -> bool:
+    def _is_ready(self, ledger: holders.Ledger) -> bool:
         return ledger.initialized
 
-    def _notes(self, ledger: ledgers.Ledger) -> tuple[str, ...]:
+    def _notes(self, ledger: holders.Ledger) -> tuple[str, ...]:
         return ledger.notes
 
 
@@ -188,5 +185,5 @@ def _is_wanted(name: str, only: frozenset[str] | None, done: Mapping[str, Any]) 
     return name not in done and (only is None or name in only)
 
 
-def _is_equal(before: ledgers.Ledger, after: ledgers.Ledger) -> bool:
+def _is_equal(before: holders.Ledger, after: holders.Ledger) -> bool:
     return before.initialized and not before.notes and before.holders == after.holders

@@ -23,7 +23,7 @@ from typing import Protocol
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota.books import LedgerError, NotReadyError
 from manifestry.adapters.quota.storagebooks import StorageBooks
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core import errors
 from manifestry.core.quota.storage import charges
 from manifestry.core.quota.storage import limits as storage_limits

@@ -1,4 +1,5 @@
-"""The object store: ports for blobs, records, claims and sessions, and what every kind of store shares.
+"""The object store: the one that the settings describe, and the collector's inventory of it.
 
-Volumes are in `store.local`, buckets in `store.remote`; which blobs may go is decided in `core.blobs`.
+What a store promises is in `store.contract`; volumes are in `store.local`, buckets in `store.remote`. Which
+blobs may go is decided in `core.blobs`.
 """

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from manifestry.adapters.store import bounded, claim_ports, ports, record_ports
-from manifestry.adapters.store.claim_ports import CLAIM_STALE, Claim
-from manifestry.adapters.store.record_ports import LIST_MAX, RECORD_MAX_BYTES, Item
+from manifestry.adapters.store.contract import bounded, claim_ports, ports, record_ports
+from manifestry.adapters.store.contract.claim_ports import CLAIM_STALE, Claim
+from manifestry.adapters.store.contract.record_ports import LIST_MAX, RECORD_MAX_BYTES, Item
 from manifestry.core.blobs import garbage, garbagekeys, keys
 from manifestry.core.blobs.garbage import Blob, Pin
 

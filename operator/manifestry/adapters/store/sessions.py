@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import assert_never
 
+from manifestry.adapters.store.contract.ports import Store
+from manifestry.adapters.store.contract.session_ports import Sessions
 from manifestry.adapters.store.local import sessions as local_sessions
-from manifestry.adapters.store.ports import Store
 from manifestry.adapters.store.remote import buckets
 from manifestry.adapters.store.remote import sessions as remote_sessions
-from manifestry.adapters.store.session_ports import Sessions
 from manifestry.settings import StoreSettings
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import assert_never
 
+from manifestry.adapters.store.contract.ports import Store
 from manifestry.adapters.store.local import blobs
-from manifestry.adapters.store.ports import Store
 from manifestry.adapters.store.remote import buckets
 from manifestry.settings import StoreSettings
 

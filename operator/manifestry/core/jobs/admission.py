@@ -14,23 +14,7 @@ from manifestry.core import errors
 from manifestry.core.errors import FieldError
 from manifestry.core.jobs.jobtypes import validate_job
 from manifestry.core.kube import names
-from manifestry.core.quota import ledgers, quotas
-
-__all__ = [
-    "ALLOWED",
-    "CHECKS",
-    "Decision",
-    "Facts",
-    "Request",
-    "busy",
-    "check",
-    "parse_fields",
-    "parse_review",
-    "parse_usage",
-    "render_review",
-    "reserve",
-    "validate_job",
-]
+from manifestry.core.quota import holders, ledgers, quotas
 
 API_VERSION = "admission.k8s.io/v1"
 QUOTA_EXCEEDED = "QuotaExceeded"  # reason of the causes that carry a usage
@@ -142,12 +126,12 @@ def check(request: Request, facts: Facts) -> Decision | None:
 
 def reserve(
     request: Request, tenant: str, limits: quotas.Limits, now: datetime
-) -> Callable[[ledgers.Ledger], tuple[ledgers.Ledger, Decision]]:
+) -> Callable[[holders.Ledger], tuple[holders.Ledger, Decision]]:
     """Return the decision for `Ledgers.transact`: T1, or with dry-run the same answer without the write."""
 
-    def decide(ledger: ledgers.Ledger) -> tuple[ledgers.Ledger, Decision]:
+    def decide(ledger: holders.Ledger) -> tuple[holders.Ledger, Decision]:
         after, outcome = ledgers.reserve(ledger, request.uid, request.name, limits, now)
-        if outcome is ledgers.Outcome.OVER_LIMIT:
+        if outcome is holders.Outcome.OVER_LIMIT:
             return ledger, exceeded(tenant, request.job_type, ledger.usage, limits)
         decision = _allowed(tenant, request.job_type, after.usage, limits)
         return (ledger if request.dry_run else after), decision

@@ -8,7 +8,7 @@ from typing import Any
 from manifestry.core.errors import FieldError
 from manifestry.core.jobs import parameters
 from manifestry.core.kube import conditions
-from manifestry.core.kube.bodies import spec_of as spec_of  # noqa: PLC0414 - an explicit re-export
+from manifestry.core.kube.bodies import spec_of
 
 DEFAULT_BACKOFF_LIMIT = 0  # batch/v1's 6 would silently run a failing job seven times; a retry is asked for
 RESERVED_ENV_PREFIXES = ("MANIFESTRY_", "PARAM_")

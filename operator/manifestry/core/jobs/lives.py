@@ -7,7 +7,7 @@ from typing import Any, Literal
 from manifestry.core.jobs import batchjobs, jobtypes, statuses
 from manifestry.core.jobs.statuses import is_terminal
 from manifestry.core.kube import bodies
-from manifestry.core.quota import ledgers
+from manifestry.core.quota import holders
 
 Body = Mapping[str, Any]
 DesiredState = Literal["Active", "Suspended", "Cancelled"]
@@ -24,7 +24,7 @@ def desired_state(spec: Body) -> DesiredState:
             return "Suspended"
 
 
-def is_resting(job: Body, holder: ledgers.Holder | None, *, is_typed: bool) -> bool:
+def is_resting(job: Body, holder: holders.Holder | None, *, is_typed: bool) -> bool:
     """Tell whether a Job has nothing to do by itself: its status and its ledger agree that it waits or ended.
 
     A Job that has a slot and does not know of it is not resting: the write that admitted it may have lost
@@ -41,7 +41,7 @@ def is_resting(job: Body, holder: ledgers.Holder | None, *, is_typed: bool) -> b
     if is_terminal(job):
         return holder is None
     match statuses.reason(job), holder.state if holder else None:
-        case ("Queued", ledgers.State.QUEUED) | ("Suspended", ledgers.State.RESERVED):
+        case ("Queued", holders.State.QUEUED) | ("Suspended", holders.State.RESERVED):
             return True
         case "JobTypeNotFound", _:
             return not is_typed
@@ -49,9 +49,9 @@ def is_resting(job: Body, holder: ledgers.Holder | None, *, is_typed: bool) -> b
             return False
 
 
-def live_job(job: Body, job_type: Body | None, batch: Body | None) -> ledgers.LiveJob:
+def live_job(job: Body, job_type: Body | None, batch: Body | None) -> holders.LiveJob:
     """Return what the ledger must know about a Job."""
-    return ledgers.LiveJob(
+    return holders.LiveJob(
         uid=str(job["metadata"]["uid"]),
         name=str(job["metadata"]["name"]),
         terminal=is_terminal(job),

@@ -6,7 +6,7 @@ from typing import Any
 
 from manifestry.core.jobs import batchjobs
 from manifestry.core.kube import bodies
-from manifestry.core.quota import ledgers
+from manifestry.core.quota import holders
 
 Body = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ class Observed:
     job: Body
     tenant: str | None = None
     job_type: Body | None = None
-    holder: ledgers.Holder | None = None
+    holder: holders.Holder | None = None
     batch: Body | None = None
     pods: tuple[Body, ...] = ()
     over_quota: str = ""
@@ -66,14 +66,14 @@ class Observed:
 class Claim:
     """T2 and T3: enter the ledger, or bring the entry up to date, and admit whoever fits."""
 
-    job: ledgers.LiveJob
+    job: holders.LiveJob
 
 
 @dataclass(frozen=True)
 class Park:
     """Give up the slot or place of a suspended Job, if it is still this one."""
 
-    holder: ledgers.Holder
+    holder: holders.Holder
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from manifestry.core.jobs import batchjobs, jobtypes
 from manifestry.core.kube import bodies, conditions
 from manifestry.core.kube.conditions import Condition
-from manifestry.core.quota import ledgers
+from manifestry.core.quota import holders
 
 Body = Mapping[str, Any]
 RestStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "suspended"]
@@ -65,7 +65,7 @@ def waiting(job: Body, tenant: str | None, reason: str, message: str, now: datet
     return _render(job, now, wanted, tenant=tenant)
 
 
-def queued(job: Body, tenant: str | None, holder: ledgers.Holder, now: datetime) -> dict[str, Any]:
+def queued(job: Body, tenant: str | None, holder: holders.Holder, now: datetime) -> dict[str, Any]:
     """Return the status of a Job that waits for a slot."""
     wanted = (
         Condition("Succeeded", "Unknown", "Queued", "waiting for a free slot of the tenant's quota"),
@@ -78,7 +78,7 @@ def queued(job: Body, tenant: str | None, holder: ledgers.Holder, now: datetime)
 def admitted(
     job: Body,
     tenant: str | None,
-    holder: ledgers.Holder | None,
+    holder: holders.Holder | None,
     effective: jobtypes.Effective | None,
     now: datetime,
     *,
@@ -140,7 +140,7 @@ def stopping(job: Body, now: datetime) -> dict[str, Any]:
     return _render(job, now, wanted, **dict.fromkeys(_RUN_FIELDS))
 
 
-def suspended(job: Body, tenant: str | None, holder: ledgers.Holder, now: datetime) -> dict[str, Any]:
+def suspended(job: Body, tenant: str | None, holder: holders.Holder, now: datetime) -> dict[str, Any]:
     """Return the status of a Job that its user has suspended; its next run starts from nothing."""
     wanted = (
         Condition("Succeeded", "Unknown", "Suspended", "suspended by `spec.desiredState`"),
@@ -234,7 +234,7 @@ def _render(job: Body, now: datetime, wanted: Iterable[Condition], **fields: Any
     return status
 
 
-def _queued_time(job: Body, holder: ledgers.Holder | None, now: datetime) -> str:
+def _queued_time(job: Body, holder: holders.Holder | None, now: datetime) -> str:
     known = (job.get("status") or {}).get("queuedTime")
     return str(known) if known else conditions.timestamp(holder.since if holder else now)
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from manifestry.core.jobs import batchjobs, jobtypes, podspecs, statuses
-from manifestry.core.jobs.lives import desired_state, is_resting, live_job
+from manifestry.core.jobs.lives import desired_state, live_job
 from manifestry.core.jobs.plans import (
     Action,
     Claim,
@@ -25,30 +25,9 @@ from manifestry.core.jobs.plans import (
     SetTtl,
     Unsuspend,
 )
-from manifestry.core.jobs.statuses import is_terminal, rest_status
+from manifestry.core.jobs.statuses import is_terminal
 from manifestry.core.kube import names
-from manifestry.core.quota import ledgers
-
-__all__ = [
-    "Action",
-    "Claim",
-    "CreateBatch",
-    "DeleteBatch",
-    "Observed",
-    "Park",
-    "Plan",
-    "Release",
-    "SetDeadline",
-    "SetTtl",
-    "Unsuspend",
-    "desired_state",
-    "is_resting",
-    "is_terminal",
-    "live_job",
-    "plan",
-    "rest_status",
-    "wants_pods",
-]
+from manifestry.core.quota import holders
 
 POD_PATIENCE = timedelta(seconds=20)  # an image is usually there by then; before, nothing is worth a read
 POLL_SECONDS = 2.0  # a batch Job that leaves says so itself; this is for the event that never comes
@@ -162,7 +141,7 @@ def _suspended(observed: Observed, now: datetime) -> Plan | None:
         return replace(stopping, status=statuses.stopping(observed.job, now))
     if observed.holder is None:
         return _claim(observed)
-    parked = observed.holder.state is ledgers.State.RESERVED
+    parked = observed.holder.state is holders.State.RESERVED
     status = statuses.suspended(observed.job, observed.tenant, observed.holder, now)
     return Plan(status, () if parked else (Park(observed.holder),))
 
@@ -176,22 +155,22 @@ def _resumed(observed: Observed, now: datetime) -> Plan | None:
     holder = observed.holder
     if not statuses.is_suspended(observed.job) or holder is None:
         return None
-    if holder.state is not ledgers.State.RESERVED:
+    if holder.state is not holders.State.RESERVED:
         return Plan(actions=(Park(holder),), again=True)
     return replace(_claim(observed), status=statuses.queued(observed.job, observed.tenant, holder, now))
 
 
 def _unclaimed(observed: Observed, now: datetime) -> Plan | None:  # noqa: ARG001 - a Step
     holder = observed.holder
-    if holder is None or holder.state is ledgers.State.RESERVED:
+    if holder is None or holder.state is holders.State.RESERVED:
         return _claim(observed)
     outdated = holder.priority != jobtypes.priority(observed.spec, observed.job_type)
-    return _claim(observed) if holder.state is ledgers.State.QUEUED and outdated else None
+    return _claim(observed) if holder.state is holders.State.QUEUED and outdated else None
 
 
 def _queued(observed: Observed, now: datetime) -> Plan | None:
     holder = observed.holder
-    if holder is None or holder.state is not ledgers.State.QUEUED:
+    if holder is None or holder.state is not holders.State.QUEUED:
         return None
     return Plan(statuses.queued(observed.job, observed.tenant, holder, now))
 

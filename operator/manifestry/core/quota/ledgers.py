@@ -17,35 +17,9 @@ from manifestry.core.quota.holders import (
     Outcome,
     Repair,
     State,
-    build,
     changed,
-    parse,
-    render,
 )
 from manifestry.core.quota.quotas import Limits
-
-__all__ = [
-    "MAX_HOLDERS",
-    "RESERVED_GRACE",
-    "Holder",
-    "Ledger",
-    "LiveJob",
-    "Outcome",
-    "Repair",
-    "State",
-    "admit",
-    "build",
-    "claim",
-    "in_state",
-    "named",
-    "park",
-    "parse",
-    "queue",
-    "release",
-    "render",
-    "repair",
-    "reserve",
-]
 
 MAX_HOLDERS = 8000  # the CRD's maxProperties: about 1 MiB, what etcd takes in one object
 RESERVED_GRACE = timedelta(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from manifestry.core.quota import ledgers, quotas
+from manifestry.core.quota import holders, ledgers, quotas
 
 
 @dataclass(frozen=True)
@@ -12,19 +12,19 @@ class Waiting:
     """One waiting Job; position 1 is admitted next."""
 
     position: int
-    holder: ledgers.Holder
+    holder: holders.Holder
 
     def key(self) -> tuple[int | str, ...]:
         """Return the order of admission as a page key."""
         return -self.holder.priority, _microseconds(self.holder.since), self.holder.uid
 
 
-def waiting(ledger: ledgers.Ledger) -> list[Waiting]:
+def waiting(ledger: holders.Ledger) -> list[Waiting]:
     """Return the waiting Jobs in the order in which they will be admitted."""
     return [Waiting(number, holder) for number, holder in enumerate(ledgers.queue(ledger), start=1)]
 
 
-def usage(tenant: str, job_type: str, ledger: ledgers.Ledger | None, limits: quotas.Limits) -> dict[str, Any]:
+def usage(tenant: str, job_type: str, ledger: holders.Ledger | None, limits: quotas.Limits) -> dict[str, Any]:
     """Return one row of `GET /quotas`; an unlimited limit is absent."""
     counted = ledger.usage if ledger is not None else quotas.Usage()
     row = {

@@ -9,9 +9,10 @@ from array import array
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 
-from manifestry.adapters.kube import apierrors, cluster
+from manifestry.adapters.kube import apierrors, calls
 from manifestry.adapters.queues import pacing
-from manifestry.adapters.store import inventory, ports
+from manifestry.adapters.store import inventory
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry.storage_metrics import METRICS
 from manifestry.core.blobs import garbage
 from manifestry.core.blobs.garbage import Blob, Named, Observed, References, Referrers
@@ -155,7 +156,7 @@ class Collector:
             garbage.pack(found, pin.digests)
         return References(found)
 
-    async def _artifacts(self, namespace: str | None) -> AsyncIterator[list[cluster.Object]]:
+    async def _artifacts(self, namespace: str | None) -> AsyncIterator[list[calls.Object]]:
         if namespace is not None:
             async for page in self._ctx.client.pages(names.ARTIFACTS, namespace):
                 yield page

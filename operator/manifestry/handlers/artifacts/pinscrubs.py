@@ -6,7 +6,8 @@ from datetime import timedelta
 from typing import Final
 
 from manifestry.adapters.kube import apierrors
-from manifestry.adapters.store import inventory, ports
+from manifestry.adapters.store import inventory
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry.storage_metrics import METRICS
 from manifestry.core.artifacts import scrubs
 from manifestry.core.artifacts.scrubs import Finding

@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Final, Literal
 
 from manifestry.adapters.queues import pacing
-from manifestry.adapters.store import inventory, ports
+from manifestry.adapters.store import inventory
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry.storage_metrics import METRICS
 from manifestry.core.blobs import digests
 from manifestry.handlers.runtime.registry import Context

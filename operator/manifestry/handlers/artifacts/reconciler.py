@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from manifestry.adapters.kube import apierrors
-from manifestry.adapters.store import inventory, ports
+from manifestry.adapters.store import inventory
+from manifestry.adapters.store.contract import ports
 from manifestry.core.artifacts import lives, manifests, sources, steps
 from manifestry.core.artifacts.plans import (
     Action,

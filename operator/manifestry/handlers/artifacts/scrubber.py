@@ -9,8 +9,8 @@ bytes again heals every Artifact that has them.
 import logging
 from datetime import timedelta
 
-from manifestry.adapters.kube import apierrors, cluster
-from manifestry.adapters.store import ports
+from manifestry.adapters.kube import apierrors, calls
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry.storage_metrics import METRICS
 from manifestry.core.artifacts import lives, scrubs
 from manifestry.core.artifacts.scrubs import Due, Finding
@@ -111,7 +111,7 @@ class Scrubber:
                 if lives.is_ready(body) and any(part.digest == digest for part in scrubs.parts(body)):
                     await self._write_broken(body, digest, finding)
 
-    async def _write_broken(self, body: cluster.Object, digest: str, finding: Finding) -> None:
+    async def _write_broken(self, body: calls.Object, digest: str, finding: Finding) -> None:
         now, namespace, name = self._ctx.clock.now(), body["metadata"]["namespace"], body["metadata"]["name"]
         for _ in range(WRITE_ATTEMPTS):
             if await self._write(body, scrubs.broken(body, digest, finding, now)):
@@ -122,7 +122,7 @@ class Scrubber:
                 return  # it is being looked at anyway
             body = found
 
-    async def _tell(self, body: cluster.Object, digest: str, finding: Finding) -> None:
+    async def _tell(self, body: calls.Object, digest: str, finding: Finding) -> None:
         now, instance = self._ctx.clock.now(), self._ctx.settings.identity
         event = scrubs.event(body, finding, scrubs.message(body, digest, finding), now, instance)
         try:
@@ -136,7 +136,7 @@ class Scrubber:
         if body is not None and lives.is_ready(body) and {each.digest for each in scrubs.parts(body)} <= read:
             await self._write(body, scrubs.verified(body, self._ctx.clock.now()))
 
-    async def _write(self, body: cluster.Object, status: cluster.Object) -> bool:
+    async def _write(self, body: calls.Object, status: calls.Object) -> bool:
         try:
             await self._ctx.client.replace(names.ARTIFACTS, {**body, "status": status}, subresource="status")
         except apierrors.ConflictError:
@@ -145,7 +145,7 @@ class Scrubber:
             return True
         return True
 
-    async def _find(self, namespace: str, name: str) -> cluster.Object | None:
+    async def _find(self, namespace: str, name: str) -> calls.Object | None:
         try:
             return await self._ctx.client.get(names.ARTIFACTS, name, namespace)
         except apierrors.NotFoundError:

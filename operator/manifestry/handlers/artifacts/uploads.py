@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota.books import LedgerError
-from manifestry.adapters.store import session_ports
+from manifestry.adapters.store.contract import session_ports
 from manifestry.core.artifacts import lives, uploads
 from manifestry.core.kube import conditions, names
 from manifestry.core.quota.storage import charges as storage_charges

@@ -11,11 +11,11 @@ from manifestry.core.jobs import batchjobs
 from manifestry.core.jobs.lives import live_job
 from manifestry.core.jobs.plans import Observed
 from manifestry.core.kube import names
-from manifestry.core.quota import ledgers, quotas
+from manifestry.core.quota import holders, ledgers, quotas
 from manifestry.handlers.quota.quotas import limits_of, wake
 from manifestry.handlers.runtime.registry import Context
 
-Transition = Callable[[ledgers.Ledger], tuple[ledgers.Ledger, ledgers.Outcome]]
+Transition = Callable[[holders.Ledger], tuple[holders.Ledger, holders.Outcome]]
 
 
 class LaterError(Exception):
@@ -26,22 +26,22 @@ class LaterError(Exception):
         self.seconds = seconds
 
 
-async def claim(ctx: Context, observed: Observed, job: ledgers.LiveJob) -> Observed:
+async def claim(ctx: Context, observed: Observed, job: holders.LiveJob) -> Observed:
     """T2 and T3 in one write: enter the queue and, where a slot is free, leave it at once."""
     limits, now = _limits(ctx, observed), ctx.clock.now()
 
-    def decide(ledger: ledgers.Ledger) -> tuple[ledgers.Ledger, ledgers.Outcome]:
+    def decide(ledger: holders.Ledger) -> tuple[holders.Ledger, holders.Outcome]:
         return ledgers.claim(ledger, job, limits, now)
 
     ledger, outcome = await _transact(ctx, observed, limits, decide)
-    if outcome is not ledgers.Outcome.OVER_LIMIT:
+    if outcome is not holders.Outcome.OVER_LIMIT:
         return replace(observed, holder=ledger.holders.get(job.uid))
     quota_metrics.METRICS.rejections.labels("operator").inc()
     sentence = quotas.describe(observed.tenant or "", job_type_name(observed), ledger.usage, limits)
     return replace(observed, holder=None, over_quota="quota exceeded: " + sentence)
 
 
-async def park(ctx: Context, observed: Observed, holder: ledgers.Holder) -> Observed:
+async def park(ctx: Context, observed: Observed, holder: holders.Holder) -> Observed:
     """Give the slot of a suspended Job away, once its pods are gone; its charge stays."""
     await _require_stopped(ctx, observed)
     now = ctx.clock.now()
@@ -63,16 +63,16 @@ async def release(ctx: Context, observed: Observed, wait_for_pods: bool) -> Obse
 
 async def _transact(
     ctx: Context, observed: Observed, limits: quotas.Limits, decide: Transition
-) -> tuple[ledgers.Ledger, ledgers.Outcome]:
+) -> tuple[holders.Ledger, holders.Outcome]:
     """Change the ledger and, in the same write, give every free slot away."""
     namespace, job_type = namespace_of(observed), job_type_name(observed)
 
-    def fold(ledger: ledgers.Ledger) -> tuple[ledgers.Ledger, tuple[ledgers.Ledger, Any, Any]]:
+    def fold(ledger: holders.Ledger) -> tuple[holders.Ledger, tuple[holders.Ledger, Any, Any]]:
         ledger, outcome = decide(ledger)
         ledger, admitted = ledgers.admit(ledger, limits)
         return ledger, (ledger, outcome, admitted)
 
-    def wake_others(answer: tuple[Any, Any, tuple[ledgers.Holder, ...]]) -> None:
+    def wake_others(answer: tuple[Any, Any, tuple[holders.Holder, ...]]) -> None:
         wake(ctx, namespace, tuple(holder for holder in answer[2] if holder.uid != observed.uid))
 
     try:
@@ -89,7 +89,7 @@ def _age_seconds(ctx: Context, observed: Observed) -> float:
 
 
 async def clear(
-    ctx: Context, namespace: str, held: list[tuple[str, ledgers.Holder]], observed: Observed | None
+    ctx: Context, namespace: str, held: list[tuple[str, holders.Holder]], observed: Observed | None
 ) -> float | None:
     """Release what deleted Jobs of a name hold, once their pods are gone.
 
@@ -107,7 +107,7 @@ async def clear(
     kept, after = (observed.uid if observed else None), None
     for job_type, holder in held:
         is_new = ctx.clock.now() - holder.since <= ledgers.RESERVED_GRACE
-        may_come = holder.state is ledgers.State.RESERVED and is_new and not ctx.caches.is_deleted(holder.uid)
+        may_come = holder.state is holders.State.RESERVED and is_new and not ctx.caches.is_deleted(holder.uid)
         if holder.uid == kept or may_come:
             continue
         wait = await _stop_leftovers(ctx, namespace, holder.uid)
@@ -132,10 +132,10 @@ async def _stop_leftovers(ctx: Context, namespace: str, uid: str) -> float | Non
 async def _release_gone(ctx: Context, namespace: str, job_type: str, uid: str) -> None:
     limits = limits_of(ctx, ctx.caches.tenant(namespace), job_type)
 
-    def decide(ledger: ledgers.Ledger) -> tuple[ledgers.Ledger, tuple[ledgers.Holder, ...]]:
+    def decide(ledger: holders.Ledger) -> tuple[holders.Ledger, tuple[holders.Holder, ...]]:
         return ledgers.admit(ledgers.release(ledger, uid)[0], limits)
 
-    def wake_all(admitted: tuple[ledgers.Holder, ...]) -> None:
+    def wake_all(admitted: tuple[holders.Holder, ...]) -> None:
         wake(ctx, namespace, admitted)
 
     try:

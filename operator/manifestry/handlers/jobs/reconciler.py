@@ -8,11 +8,12 @@ from typing import Any, assert_never
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota.books import ContentionError
 from manifestry.adapters.telemetry import quota_metrics
-from manifestry.core.jobs import shapes, statuses, steps
+from manifestry.core.jobs import plans, shapes, statuses, steps
+from manifestry.core.jobs import statuses as job_statuses
 from manifestry.core.jobs.plans import Observed
 from manifestry.core.kube import bodies, conditions, names
-from manifestry.core.quota import ledgers
-from manifestry.handlers.jobs import holders
+from manifestry.core.quota import holders as quota_holders
+from manifestry.handlers.jobs import holders as job_holders
 from manifestry.handlers.quota.quotas import AmbiguousTenantError, find, job_type_of, load, tenant_of
 from manifestry.handlers.runtime.registry import Context
 
@@ -40,7 +41,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
     """
     try:
         return await _reconcile(ctx, namespace, name)
-    except holders.LaterError as later:
+    except job_holders.LaterError as later:
         return later.seconds
     except (apierrors.ConflictError, ContentionError):
         return CONFLICT_SECONDS
@@ -50,7 +51,7 @@ async def _reconcile(ctx: Context, namespace: str, name: str) -> float | None:
     await load(ctx)
     held = ctx.ledgers.named(namespace, name)  # before the Job: an entry that was claimed had a Job by then
     observed = await _gather(ctx, namespace, name)
-    leftovers = await holders.clear(ctx, namespace, held, observed)
+    leftovers = await job_holders.clear(ctx, namespace, held, observed)
     if observed is None:
         return leftovers
     for _ in range(MAX_PASSES):
@@ -79,7 +80,7 @@ async def _gather(ctx: Context, namespace: str, name: str) -> Observed | None:
     observed = await _with_tenant(ctx, observed, namespace)
     if not steps.wants_pods(observed, ctx.clock.now()):
         return observed
-    return replace(observed, pods=tuple(await holders.pods_of(ctx, namespace, uid)))
+    return replace(observed, pods=tuple(await job_holders.pods_of(ctx, namespace, uid)))
 
 
 async def _with_tenant(ctx: Context, observed: Observed, namespace: str) -> Observed:
@@ -87,12 +88,12 @@ async def _with_tenant(ctx: Context, observed: Observed, namespace: str) -> Obse
     try:
         return replace(observed, tenant=await tenant_of(ctx, namespace))
     except AmbiguousTenantError as error:
-        if observed.is_started or steps.is_terminal(observed.job):
+        if observed.is_started or job_statuses.is_terminal(observed.job):
             return replace(observed, tenant=(observed.job.get("status") or {}).get("tenant"))
         return replace(observed, untenanted=f"waiting: {error}")
 
 
-async def _apply(ctx: Context, observed: Observed, plan: steps.Plan) -> Observed:
+async def _apply(ctx: Context, observed: Observed, plan: plans.Plan) -> Observed:
     if plan.status is not None:
         observed = await _write_status(ctx, observed, plan.status)
     for action in plan.actions:
@@ -100,24 +101,24 @@ async def _apply(ctx: Context, observed: Observed, plan: steps.Plan) -> Observed
     return observed
 
 
-async def _act(ctx: Context, observed: Observed, action: steps.Action) -> Observed:
+async def _act(ctx: Context, observed: Observed, action: plans.Action) -> Observed:
     match action:
-        case steps.Claim(job):
-            observed = await holders.claim(ctx, observed, job)
-        case steps.Park(holder):
-            observed = await holders.park(ctx, observed, holder)
-        case steps.Release(wait_for_pods):
-            observed = await holders.release(ctx, observed, wait_for_pods)
-        case steps.CreateBatch(body):
+        case plans.Claim(job):
+            observed = await job_holders.claim(ctx, observed, job)
+        case plans.Park(holder):
+            observed = await job_holders.park(ctx, observed, holder)
+        case plans.Release(wait_for_pods):
+            observed = await job_holders.release(ctx, observed, wait_for_pods)
+        case plans.CreateBatch(body):
             observed = await _create_batch(ctx, observed, body)
-        case steps.Unsuspend(name, uid):
+        case plans.Unsuspend(name, uid):
             observed = await _unsuspend(ctx, observed, name, uid)
-        case steps.SetDeadline(name, uid, seconds):
+        case plans.SetDeadline(name, uid, seconds):
             patch = {"metadata": {"uid": uid}, "spec": {"activeDeadlineSeconds": seconds}}
             observed = replace(observed, batch=await _patch_batch(ctx, observed, name, patch))
-        case steps.DeleteBatch(name, uid):
-            await holders.delete_batch(ctx, holders.namespace_of(observed), name, uid)
-        case steps.SetTtl(name, seconds):
+        case plans.DeleteBatch(name, uid):
+            await job_holders.delete_batch(ctx, job_holders.namespace_of(observed), name, uid)
+        case plans.SetTtl(name, seconds):
             await _patch_batch(ctx, observed, name, {"spec": {"ttlSecondsAfterFinished": seconds}})
         case other:
             assert_never(other)
@@ -131,13 +132,13 @@ async def _write_status(ctx: Context, observed: Observed, status: dict[str, Any]
     try:
         job = await ctx.client.replace(names.JOBS, {**observed.job, "status": status}, subresource="status")
     except apierrors.NotFoundError as error:  # deleted meanwhile: look again, then its holder is cleared
-        raise holders.LaterError(CONFLICT_SECONDS) from error
+        raise job_holders.LaterError(CONFLICT_SECONDS) from error
     _measure(observed.job, job, ctx.clock.now())
     return replace(observed, job=job)
 
 
 async def _create_batch(ctx: Context, observed: Observed, body: dict[str, Any]) -> Observed:
-    namespace = holders.namespace_of(observed)
+    namespace = job_holders.namespace_of(observed)
     try:
         batch = await ctx.client.create(names.BATCH_JOBS, body, namespace)
     except apierrors.AlreadyExistsError:
@@ -164,9 +165,9 @@ async def _tell_failure(ctx: Context, observed: Observed, message: str) -> None:
 
 async def _patch_batch(ctx: Context, observed: Observed, name: str, patch: dict[str, Any]) -> dict[str, Any]:
     try:
-        return await ctx.client.merge_patch(names.BATCH_JOBS, name, patch, holders.namespace_of(observed))
+        return await ctx.client.merge_patch(names.BATCH_JOBS, name, patch, job_holders.namespace_of(observed))
     except apierrors.NotFoundError as error:  # gone meanwhile: look again
-        raise holders.LaterError(CONFLICT_SECONDS) from error
+        raise job_holders.LaterError(CONFLICT_SECONDS) from error
 
 
 async def _unsuspend(ctx: Context, observed: Observed, name: str, uid: str) -> Observed:
@@ -176,14 +177,14 @@ async def _unsuspend(ctx: Context, observed: Observed, name: str, uid: str) -> O
     again (unchanged: neither deleted, cancelled, suspended nor ended), THEN the ledger (still Admitted). Who
     releases reads the Job's end first and the batch Job after, so it sees this batch Job and waits for it.
     """
-    namespace = holders.namespace_of(observed)
+    namespace = job_holders.namespace_of(observed)
     job = await find(ctx, names.JOBS, str(observed.job["metadata"]["name"]), namespace)
     if job is None or job["metadata"]["resourceVersion"] != observed.job["metadata"]["resourceVersion"]:
-        raise holders.LaterError(CONFLICT_SECONDS)
-    ledger = await ctx.ledgers.read(namespace, holders.job_type_name(observed))
+        raise job_holders.LaterError(CONFLICT_SECONDS)
+    ledger = await ctx.ledgers.read(namespace, job_holders.job_type_name(observed))
     held = ledger.holders.get(observed.uid)
-    if held is None or held.state is not ledgers.State.ADMITTED:
-        raise holders.LaterError(CONFLICT_SECONDS)
+    if held is None or held.state is not quota_holders.State.ADMITTED:
+        raise job_holders.LaterError(CONFLICT_SECONDS)
     patch = {"metadata": {"uid": uid}, "spec": {"suspend": False}}
     return replace(observed, batch=await _patch_batch(ctx, observed, name, patch))
 

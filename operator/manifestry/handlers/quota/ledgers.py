@@ -11,9 +11,9 @@ from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota.books import LedgerError, NotReadyError
 from manifestry.adapters.quota.ledgers import World
 from manifestry.adapters.telemetry import quota_metrics
-from manifestry.core.jobs import batchjobs, shapes, steps
+from manifestry.core.jobs import batchjobs, lives, shapes, statuses
 from manifestry.core.kube import bodies, names
-from manifestry.core.quota import ledgers, quotas
+from manifestry.core.quota import holders, ledgers, quotas
 from manifestry.handlers.quota.quotas import (
     AmbiguousTenantError,
     is_leaving,
@@ -33,7 +33,7 @@ _NOT_SUCCEEDED = "status.successful=0"  # the one selector batch/v1 has; failed 
 
 REPAIR_SECONDS = 120.0  # for one tenant: a slow one must not take the time of all others
 
-Holders = Mapping[str, ledgers.Holder]
+Holders = Mapping[str, holders.Holder]
 
 
 class _Batch(NamedTuple):
@@ -113,7 +113,7 @@ async def ensure_all(ctx: Context, namespace: str, tenant: str) -> None:
 
 async def repair(
     ctx: Context, namespace: str, tenant: str, only: frozenset[str] | None = None
-) -> dict[str, ledgers.Repair]:
+) -> dict[str, holders.Repair]:
     """T5 for one namespace: ledgers first, then Jobs, then one write for each ledger that is wrong."""
 
     async def observe(held: Holders) -> World:
@@ -150,14 +150,14 @@ async def _is_ready(ctx: Context, namespace: str, name: str) -> bool:
 
 def _wake_deleted(ctx: Context, namespace: str, name: str) -> None:
     """Ask for a look at Jobs that were seen to go before the ledger told of their entry."""
-    ledger = ctx.ledgers.snapshot(namespace, name) or ledgers.Ledger()
+    ledger = ctx.ledgers.snapshot(namespace, name) or holders.Ledger()
     for uid in ctx.caches.deleted_of(ledger.holders.keys()):
         ctx.queue.add((names.JOBS.kind, namespace, ledger.holders[uid].name))
 
 
 async def _admit(ctx: Context, namespace: str, name: str, tenant: str) -> None:
     limits = limits_of(ctx, tenant, name)
-    ledger = ctx.ledgers.snapshot(namespace, name) or ledgers.Ledger()
+    ledger = ctx.ledgers.snapshot(namespace, name) or holders.Ledger()
     if ledgers.admit(ledger, limits)[1]:
         await ctx.ledgers.transact(
             namespace,
@@ -190,7 +190,7 @@ async def _observe(ctx: Context, namespace: str, held: Holders) -> World:
     for uid, batch in batches.items():
         if uid not in woken and batch.job_name:  # it may have outlived its Job
             ctx.queue.add((names.JOBS.kind, namespace, batch.job_name))
-    grouped: dict[str, list[ledgers.LiveJob]] = defaultdict(list)
+    grouped: dict[str, list[holders.LiveJob]] = defaultdict(list)
     for uid, (job_type, job) in live.items():
         is_running = uid in batches and batches[uid].is_running
         grouped[job_type].append(replace(job, running=True) if is_running else job)
@@ -199,22 +199,22 @@ async def _observe(ctx: Context, namespace: str, held: Holders) -> World:
 
 async def _live_jobs(
     ctx: Context, namespace: str, held: Holders
-) -> tuple[dict[str, tuple[str, ledgers.LiveJob]], set[str]]:
+) -> tuple[dict[str, tuple[str, holders.LiveJob]], set[str]]:
     """Return (job type, Job) by uid, and the uids of those that have something to do, which are woken.
 
     Plainly queued ones are left alone: the ledger wakes them, and there may be very many.
     """
-    live: dict[str, tuple[str, ledgers.LiveJob]] = {}
+    live: dict[str, tuple[str, holders.LiveJob]] = {}
     woken: set[str] = set()
     async for page in ctx.client.pages(names.JOBS, namespace):
         for body in map(shapes.tame, page):
             uid, job_type = body["metadata"]["uid"], str(bodies.spec_of(body).get("jobType"))
             found = ctx.caches.job_types.get(job_type)
-            if not steps.is_resting(body, held.get(uid), is_typed=found is not None):
+            if not lives.is_resting(body, held.get(uid), is_typed=found is not None):
                 woken.add(uid)
                 ctx.queue.add((names.JOBS.kind, namespace, body["metadata"]["name"]))
-            if uid in held or not steps.is_terminal(body):
-                live[uid] = (job_type, steps.live_job(body, found, None))
+            if uid in held or not statuses.is_terminal(body):
+                live[uid] = (job_type, lives.live_job(body, found, None))
     return live, woken
 
 

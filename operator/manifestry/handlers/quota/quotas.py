@@ -4,7 +4,7 @@ from typing import Any
 
 from manifestry.adapters.kube import apierrors
 from manifestry.core.kube import names
-from manifestry.core.quota import ledgers, quotas
+from manifestry.core.quota import holders, quotas
 from manifestry.handlers.runtime import caches
 from manifestry.handlers.runtime.registry import Context
 
@@ -70,7 +70,7 @@ def limits_of(ctx: Context, tenant: str | None, job_type: str) -> quotas.Limits:
     return ctx.caches.quota_table.limits(tenant, job_type)
 
 
-def wake(ctx: Context, namespace: str, admitted: tuple[ledgers.Holder, ...]) -> None:
+def wake(ctx: Context, namespace: str, admitted: tuple[holders.Holder, ...]) -> None:
     """Ask for a look at Jobs that have just got a slot, before everything else."""
     for holder in admitted:
         ctx.queue.add((names.JOBS.kind, namespace, holder.name), urgent=True)

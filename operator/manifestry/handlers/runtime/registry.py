@@ -13,7 +13,7 @@ from manifestry.handlers.runtime import caches
 if TYPE_CHECKING:
     from manifestry.adapters.fetching import queues as fetching_queues
     from manifestry.adapters.quota import ledgers
-    from manifestry.adapters.store import ports
+    from manifestry.adapters.store.contract import ports
     from manifestry.handlers.runtime import storagestates
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from manifestry.adapters.fetching import queues
 from manifestry.adapters.fetching.fetches import Admit
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry.storage_metrics import METRICS
 from manifestry.core.artifacts import fetches
 from manifestry.core.artifacts.fetches import (

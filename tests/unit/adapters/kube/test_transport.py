@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from opentelemetry import trace
 
-from manifestry.adapters.kube import apierrors, cluster, kubeconfigs, retries, transport
+from manifestry.adapters.kube import apierrors, calls, cluster, kubeconfigs, retries, transport
 from manifestry.adapters.kube import transport as kube_transport
 from manifestry.core.kube import names
 from tests.unit.adapters.fakeserver import FakeServer, status, write_kubeconfig
@@ -182,7 +182,7 @@ async def test_the_session_for_kopf_has_the_credentials_too(server: FakeServer) 
 
 async def test_impersonation_and_parameters_reach_the_server(server: FakeServer) -> None:
     server.answers = [ok]
-    as_whom = cluster.Impersonation("ann", ("manifestry:viewer", "manifestry:publisher"))
+    as_whom = calls.Impersonation("ann", ("manifestry:viewer", "manifestry:publisher"))
     async with server.connected() as client:
         await client.create(names.CONFIG_MAPS, BODY, dry_run=True, impersonate=as_whom)
     (request,) = server.requests
@@ -195,12 +195,12 @@ async def test_impersonation_and_parameters_reach_the_server(server: FakeServer)
 @pytest.mark.parametrize("whom", [("", ("g",)), ("u", ()), ("u", ("g", ""))])
 def test_nobody_is_impersonated_by_half(whom: tuple[str, tuple[str, ...]]) -> None:
     with pytest.raises(ValueError, match="must not be empty"):
-        cluster.Impersonation(*whom)
+        calls.Impersonation(*whom)
 
 
 async def test_a_header_cannot_be_injected(server: FakeServer) -> None:
     server.answers = [ok]
-    evil = cluster.Impersonation("ann\r\nImpersonate-Group: system:masters", ("g",))
+    evil = calls.Impersonation("ann\r\nImpersonate-Group: system:masters", ("g",))
     async with server.connected() as client:
         with pytest.raises(ValueError, match=r"(?i)newline|carriage|control|header"):
             await client.create(names.CONFIG_MAPS, BODY, impersonate=evil)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from manifestry.adapters.store import bounded
+from manifestry.adapters.store.contract import bounded
 
 
 async def test_results_come_in_the_order_of_the_calls_and_not_all_run_at_once() -> None:

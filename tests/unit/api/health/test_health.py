@@ -10,7 +10,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from opentelemetry.sdk.trace import TracerProvider
 
 from manifestry.adapters.kube import apierrors
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core.access import identities
 from manifestry_api.health import checks, probes
 from manifestry_api.request import telemetry

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from manifestry.adapters.kube import apierrors
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core import errors
 from manifestry.core.kube import traceparents
 from manifestry_api.request import contexts, problems, refusals

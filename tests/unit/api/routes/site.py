@@ -16,8 +16,8 @@ from uvicorn.server import ServerState
 
 from manifestry.adapters.kube import cluster, watches
 from manifestry.adapters.quota import ledgers
-from manifestry.adapters.store import ports as store_ports
 from manifestry.adapters.store import sessions, stores
+from manifestry.adapters.store.contract import ports as store_ports
 from manifestry.core.kube import names
 from manifestry.settings import StoreSettings
 from manifestry_api.guard import limits

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core.kube import names
 from tests.unit.api.routes.site import NAMESPACE, TENANT_UID, Site, condition
 

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from starlette.requests import Request
 
-from manifestry.adapters.store import ports as store_ports
+from manifestry.adapters.store.contract import ports as store_ports
 from manifestry.adapters.store.local import payloads
 from manifestry.core.kube import names
 from manifestry_api.guard import deps, shortcuts

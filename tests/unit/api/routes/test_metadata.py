@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from manifestry.adapters.kube import apierrors
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core.kube import names
 from manifestry_api.artifacts import updates
 from manifestry_api.objects import views

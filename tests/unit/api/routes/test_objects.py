@@ -8,7 +8,7 @@ import pytest
 
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota import reservations, storagebooks
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core.kube import names
 from manifestry.core.quota.storage import limits
 from manifestry_api.objects import views

@@ -12,10 +12,10 @@ import pytest
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota import reservations
 from manifestry.adapters.quota.storagebooks import StorageBooks
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core import errors
 from manifestry.core.quota.storage.limits import Limits
-from manifestry_api.artifacts import sessions as facade_sessions
+from manifestry_api.artifacts import session_states
 from tests.unit.api.routes.site import NAMESPACE, Site
 from tests.unit.api.routes.uploading import DATA, DIGEST, artifact, begin, files, patch, recorded
 
@@ -129,16 +129,16 @@ async def test_bytes_that_come_too_late_are_withdrawn(site: Site, charges: Charg
     await artifact(site)
     first, second = await begin(site), await begin(site)
     assert (await patch(site, second, 0, b"oth")).status == 204
-    find = facade_sessions.find
+    find = session_states.find
 
-    async def before_the_other(*args: Any) -> facade_sessions.Found:
+    async def before_the_other(*args: Any) -> session_states.Found:
         found = await find(*args)
         patched.undo()
         assert (await patch(site, first, 0, b"first", last=True)).status == 202
         return found
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(facade_sessions, "find", before_the_other)
+        patched.setattr(session_states, "find", before_the_other)
         refused = await patch(site, second, 3, b"er", last=True)
     assert refused.status == 409
     assert charges.seen[-3:] == [("land", 5), ("withdraw",), ("kept",)]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from manifestry.adapters.quota import reservations
-from manifestry.adapters.store import ports
+from manifestry.adapters.store.contract import ports
 from manifestry.core.kube import names
 from tests.unit.api.routes.site import NAMESPACE, TENANT_UID, Site, condition
 from tests.unit.api.routes.uploading import DATA, DIGEST, artifact, begin, field, head, patch, recorded

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from manifestry.adapters.store import ports as store_ports
-from manifestry.adapters.store import session_ports
+from manifestry.adapters.store.contract import ports as store_ports
+from manifestry.adapters.store.contract import session_ports
 from manifestry.core.blobs import keys
 from manifestry.core.kube import names
 from manifestry_api.artifacts import sessions as facade_sessions

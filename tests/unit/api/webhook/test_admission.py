@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from manifestry.adapters.kube import apierrors
-from manifestry.adapters.quota import ledgers
+from manifestry.adapters.quota import books
 from manifestry.core.access import webhookpaths
-from manifestry.core.quota import ledgers as core_ledgers
+from manifestry.core.quota import holders as core_ledgers
 from manifestry_api.routes import admission
 from manifestry_api.webhook import paths as webhook_paths
 from manifestry_api.wire import heads
@@ -153,8 +153,8 @@ async def test_a_job_type_and_a_tenant_of_a_moment_ago_are_read_live() -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ledgers.NotReadyError("not initialised"), 503),
-        (ledgers.ContentionError("contended"), 503),
+        (books.NotReadyError("not initialised"), 503),
+        (books.ContentionError("contended"), 503),
         (apierrors.UnavailableError(503, "ServiceUnavailable", "away"), 503),
         (apierrors.ForbiddenError(403, "Forbidden", "RBAC secret"), 500),
         (RuntimeError("secret"), 500),

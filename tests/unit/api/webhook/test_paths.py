@@ -11,9 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from manifestry.adapters.kube import apierrors, watchevents
 from manifestry.core.access import webhookpaths
-from manifestry_api import server
 from manifestry_api.webhook import paths as webhook_paths
 from manifestry_api.webhook import secretwatches
+from manifestry_api.webhook.secrets import WebhookSecrets
 from tests.unit.api import asgi, world
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -159,7 +159,8 @@ async def test_a_secret_that_may_not_be_read_is_said(monkeypatch: pytest.MonkeyP
 
 
 def test_readiness_asks_for_certificate_and_path() -> None:
-    webhook = server.Webhook.of(world.build().ports)
+    ports = world.build().ports
+    webhook = WebhookSecrets.of(ports.client, ports.settings, ports.namespace)
     assert webhook.reason == "there is no certificate yet"
     webhook.certificate._failure = ""
     assert webhook.reason == "there is no path yet"

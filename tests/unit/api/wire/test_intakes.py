@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from manifestry_api import server
-from manifestry_api.wire import intakes, protocols
+from manifestry_api.wire import intakes, protocols, servers
 from tests.controlplane.certificates import Authority
 
 MIB = 1 << 20
@@ -106,7 +105,7 @@ async def connected(app: Any, tls: Tls | None = None) -> AsyncIterator[Client]:
     )  # fmt: skip
     if tls is not None:
         config.ssl_context_factory = lambda _config, _default: tls[0]
-    running = server.Server(config)
+    running = servers.Server(config)
     task = asyncio.create_task(running.serve())
     while not running.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)

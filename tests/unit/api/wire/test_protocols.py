@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from manifestry_api import server
-from manifestry_api.wire import protocols
+from manifestry_api.wire import protocols, servers
 
 
 async def application(_scope: Any, receive: Any, send: Any) -> None:
@@ -31,7 +30,7 @@ async def connected(
         app, host="127.0.0.1", port=0, http=protocols.BoundedProtocol, ws="none", lifespan="off",
         log_config=None, loop="asyncio", **options,
     )  # fmt: skip
-    running = server.Server(config)
+    running = servers.Server(config)
     task = asyncio.create_task(running.serve())
     while not running.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from manifestry_api import server
-from manifestry_api.wire import protocols, stalls, streams
+from manifestry_api.wire import protocols, servers, stalls, streams
 
 CHUNK = b"x" * 65536
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -41,13 +40,13 @@ class Endless:
 
 
 @contextlib.asynccontextmanager
-async def served(application: Any) -> AsyncIterator[tuple[socket.socket, server.Server]]:
+async def served(application: Any) -> AsyncIterator[tuple[socket.socket, servers.Server]]:
     """Give a client's socket with a small buffer, its request sent."""
     config = uvicorn.Config(
         application, host="127.0.0.1", port=0, http=protocols.BoundedProtocol, ws="none", lifespan="off",
         log_config=None, loop="asyncio",
     )  # fmt: skip
-    running = server.Server(config)
+    running = servers.Server(config)
     task = asyncio.create_task(running.serve())
     while not running.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)
@@ -64,7 +63,7 @@ async def served(application: Any) -> AsyncIterator[tuple[socket.socket, server.
         await task
 
 
-async def connections(running: server.Server, count: int) -> None:
+async def connections(running: servers.Server, count: int) -> None:
     while len(running.server_state.connections) != count:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)
 

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from manifestry_api import server
-from manifestry_api.wire import protocols, zerocopy
+from manifestry_api.wire import protocols, servers, zerocopy
 from tests.controlplane.certificates import Authority
 
 DATA = bytes(range(256)) * 40_000  # 10 MB: more than any socket buffer takes
@@ -87,7 +86,7 @@ async def serving(
     )  # fmt: skip
     if tls is not None:
         config.ssl_context_factory = lambda _config, _default: tls
-    running = server.Server(config)
+    running = servers.Server(config)
     task = asyncio.create_task(running.serve())
     while not running.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)

@@ -6,7 +6,7 @@ import pytest
 from manifestry.core import errors
 from manifestry.core.jobs import admission
 from manifestry.core.jobs.admission import Facts, Request
-from manifestry.core.quota import ledgers, quotas
+from manifestry.core.quota import holders, quotas
 from manifestry.core.quota.quotas import Limits
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -26,9 +26,9 @@ def review(**changes: Any) -> Any:
     return {"request": {**request, **changes}}
 
 
-def held(count: Any, state: Any = ledgers.State.QUEUED) -> Any:
-    entries = [ledgers.Holder(f"h{i}", f"h{i}", state, NOW) for i in range(count)]
-    return ledgers.build(entries)
+def held(count: Any, state: Any = holders.State.QUEUED) -> Any:
+    entries = [holders.Holder(f"h{i}", f"h{i}", state, NOW) for i in range(count)]
+    return holders.build(entries)
 
 
 def test_a_review_is_read() -> None:
@@ -105,7 +105,7 @@ def test_bad_fields_are_named_and_can_be_read_back() -> None:
 def test_an_accepted_create_is_charged() -> None:
     after, decision = admission.reserve(REQUEST, "acme", Limits(1, 1), NOW)(held(0))
     assert decision == admission.ALLOWED
-    assert after.holders["u1"].state is ledgers.State.RESERVED
+    assert after.holders["u1"].state is holders.State.RESERVED
     rendered = admission.render_review("r1", decision)
     assert rendered["response"] == {"uid": "r1", "allowed": True}
 

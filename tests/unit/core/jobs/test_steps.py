@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from manifestry.core.jobs import podspecs, steps
+from manifestry.core.jobs import lives, plans, podspecs, statuses, steps
 from manifestry.core.jobs.plans import (
     Claim,
     CreateBatch,
@@ -16,7 +16,7 @@ from manifestry.core.jobs.plans import (
     Unsuspend,
 )
 from manifestry.core.kube import conditions, names
-from manifestry.core.quota import ledgers
+from manifestry.core.quota import holders
 from manifestry.core.quota.holders import Holder, State
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -83,11 +83,11 @@ def see(body: dict[str, Any] | None = None, **fields: Any) -> Observed:
     return replace(Observed(body or job(), "acme", TYPE), **fields)
 
 
-def kinds(plan: steps.Plan) -> list[str]:
+def kinds(plan: plans.Plan) -> list[str]:
     return [type(action).__name__ for action in plan.actions]
 
 
-def reason(plan: steps.Plan) -> str:
+def reason(plan: plans.Plan) -> str:
     found = conditions.find((plan.status or {}).get("conditions"), "Succeeded")
     return str(found["reason"]) if found else ""
 
@@ -304,7 +304,7 @@ def test_plan(why: str, observed: Observed, reason_: str, actions: list[str], *,
 
 def test_actions_carry_what_their_doer_needs() -> None:
     assert steps.plan(see(), NOW).actions == (
-        Claim(ledgers.LiveJob(UID, "a", created=datetime(2026, 1, 1, 11, 59, tzinfo=UTC))),
+        Claim(holders.LiveJob(UID, "a", created=datetime(2026, 1, 1, 11, 59, tzinfo=UTC))),
     )
     created = steps.plan(see(holder=ADMITTED), NOW).actions
     assert created == (CreateBatch(podspecs.build(job(), TYPE, "acme")),)
@@ -447,8 +447,8 @@ def test_pods_are_read_only_when(why: str, observed: Observed, *, wanted: bool) 
 def test_every_reader_agrees_on_the_state(observed: Observed, kstatus: str, word: str) -> None:
     body = {**observed.job, "status": steps.plan(observed, NOW).status}
     assert conditions.kstatus(body) == kstatus
-    assert steps.rest_status(body) == word
-    assert steps.rest_status(job()) == "queued"
+    assert statuses.rest_status(body) == word
+    assert statuses.rest_status(job()) == "queued"
 
 
 def test_planning_twice_gives_an_equal_status_so_that_nothing_is_written() -> None:
@@ -509,7 +509,7 @@ def test_a_job_rests_when_its_status_and_its_ledger_agree(
     why: str, status: Any, found: State | None, *, is_typed: bool, resting: bool
 ) -> None:
     entry = holder(found) if found else None
-    assert steps.is_resting(job(status=status), entry, is_typed=is_typed) is resting, why
+    assert lives.is_resting(job(status=status), entry, is_typed=is_typed) is resting, why
 
 
 def test_the_status_names_the_batch_job_before_it_may_run() -> None:
@@ -522,7 +522,7 @@ def test_the_status_tells_the_deadline_in_force() -> None:
     before = {**RUNNING, "effective": {"image": "x", "activeDeadlineSeconds": 60}}
     body = job({"activeDeadlineSeconds": 5}, before, generation=2)
     observed = see(body, holder=ADMITTED, batch=dated(60, active=1))
-    assert steps.plan(observed, NOW).actions == (steps.SetDeadline("a-01234567", "b1", 5),)
+    assert steps.plan(observed, NOW).actions == (plans.SetDeadline("a-01234567", "b1", 5),)
     after = steps.plan(replace(observed, batch=dated(5, active=1)), NOW).status or {}
     assert after["effective"] == {"image": "x", "activeDeadlineSeconds": 5}
     assert after["observedGeneration"] == 2
@@ -547,4 +547,4 @@ def test_a_job_without_a_pod_says_so_after_a_while() -> None:
 def test_a_job_without_times_is_planned_all_the_same() -> None:
     bare = job()
     del bare["metadata"]["creationTimestamp"]
-    assert steps.live_job(bare, None, None).created is None
+    assert lives.live_job(bare, None, None).created is None

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from manifestry.core.jobs import batchjobs, steps
+from manifestry.core.jobs import batchjobs, lives, plans, statuses, steps
 from manifestry.core.kube import names
-from manifestry.core.quota import ledgers
+from manifestry.core.quota import holders, ledgers
 from manifestry.core.quota.quotas import Limits
 
 NAMESPACE = "t"
@@ -30,7 +30,7 @@ class World:
 
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     version: int = 1
-    ledger: ledgers.Ledger = field(default_factory=lambda: ledgers.build(()))
+    ledger: holders.Ledger = field(default_factory=lambda: holders.build(()))
     ledger_version: int = 1
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name
@@ -49,15 +49,15 @@ class World:
         self.uids += 1
         return f"{self.uids:08d}"
 
-    def read_ledger(self) -> tuple[int, ledgers.Ledger]:
+    def read_ledger(self) -> tuple[int, holders.Ledger]:
         return self.ledger_version, self.ledger
 
-    def write_ledger(self, version: int, ledger: ledgers.Ledger) -> None:
+    def write_ledger(self, version: int, ledger: holders.Ledger) -> None:
         if version != self.ledger_version:
             raise ConflictError
         self.ledger_version += 1
-        stored = {"status": {"initializedTime": "x", "holders": ledgers.render(ledger)}}
-        self.ledger = ledgers.parse(stored)
+        stored = {"status": {"initializedTime": "x", "holders": holders.render(ledger)}}
+        self.ledger = holders.parse(stored)
         assert self.ledger.usage == ledger.usage
         assert self.ledger.reserved == ledger.reserved
 
@@ -144,7 +144,7 @@ def submit(world: World, name: str, spec: dict[str, Any], rejected: bool) -> Op:
         world, lambda ledger: ledgers.reserve(ledger, uid, name, LIMITS, world.now)
     )
     yield
-    if outcome is ledgers.Outcome.OVER_LIMIT or rejected or world.now - started > MUTATING_TIMEOUT:
+    if outcome is holders.Outcome.OVER_LIMIT or rejected or world.now - started > MUTATING_TIMEOUT:
         return
     if world.create_job(name, uid, spec) and world.incarnations[name] == 1:
         world.charged.add(uid)
@@ -169,7 +169,7 @@ def reconcile(world: World, name: str) -> Op:
     yield
     uid = job["metadata"]["uid"]
     batch = world.batches.get(names.batch_job_name(name, uid))
-    observed = steps.Observed(job, "acme", TYPE, ledger.holders.get(uid), batch)
+    observed = plans.Observed(job, "acme", TYPE, ledger.holders.get(uid), batch)
     try:
         for _ in range(8):
             plan = steps.plan(observed, world.now)
@@ -186,45 +186,45 @@ def reconcile(world: World, name: str) -> Op:
 
 
 def act(
-    world: World, observed: steps.Observed, action: steps.Action
-) -> Generator[None, None, steps.Observed]:
+    world: World, observed: plans.Observed, action: plans.Action
+) -> Generator[None, None, plans.Observed]:
     match action:
-        case steps.Claim(job):
+        case plans.Claim(job):
             return (yield from claim(world, observed, job))
-        case steps.Park(holder):
+        case plans.Park(holder):
             yield from require_stopped(world, observed.uid)
             now = world.now
             ledger, _ = yield from change_ledger(world, lambda ledger: ledgers.park(ledger, holder, now))
             return replace(observed, holder=ledger.holders.get(observed.uid))
-        case steps.Release(wait_for_pods):
+        case plans.Release(wait_for_pods):
             if wait_for_pods:
                 yield from require_stopped(world, observed.uid)
             yield from change_ledger(world, lambda ledger: give_back(ledger, observed.uid))
-        case steps.CreateBatch(body):
+        case plans.CreateBatch(body):
             return replace(observed, batch=world.create_batch(body))
-        case steps.Unsuspend(name, uid):
+        case plans.Unsuspend(name, uid):
             return (yield from unsuspend(world, observed, name, uid))
-        case steps.DeleteBatch(name, uid):
+        case plans.DeleteBatch(name, uid):
             if name in world.batches and world.batches[name]["metadata"]["uid"] == uid:
                 world.patch_batch(name, metadata={"deletionTimestamp": stamp(world.now)})
     return observed
 
 
 def claim(
-    world: World, observed: steps.Observed, job: ledgers.LiveJob
-) -> Generator[None, None, steps.Observed]:
-    def decide(ledger: ledgers.Ledger) -> Any:
+    world: World, observed: plans.Observed, job: holders.LiveJob
+) -> Generator[None, None, plans.Observed]:
+    def decide(ledger: holders.Ledger) -> Any:
         ledger, outcome = ledgers.claim(ledger, job, LIMITS, world.now)
         return ledgers.admit(ledger, LIMITS)[0], outcome
 
     ledger, outcome = yield from change_ledger(world, decide)
-    over = "full" if outcome is ledgers.Outcome.OVER_LIMIT else ""
+    over = "full" if outcome is holders.Outcome.OVER_LIMIT else ""
     return replace(observed, holder=ledger.holders.get(job.uid), over_quota=over)
 
 
 def unsuspend(
-    world: World, observed: steps.Observed, name: str, uid: str
-) -> Generator[None, None, steps.Observed]:
+    world: World, observed: plans.Observed, name: str, uid: str
+) -> Generator[None, None, plans.Observed]:
     """Batch Job, then Job, then ledger, then the write: see handlers/jobs."""
     job = world.jobs.get(observed.job["metadata"]["name"], {"metadata": {}})
     require(job["metadata"].get("resourceVersion") == observed.job["metadata"]["resourceVersion"])
@@ -232,23 +232,23 @@ def unsuspend(
     _, ledger = world.read_ledger()
     yield
     holder = ledger.holders.get(observed.uid)
-    require(holder is not None and holder.state is ledgers.State.ADMITTED)
+    require(holder is not None and holder.state is holders.State.ADMITTED)
     return replace(observed, batch=world.patch_batch(name, uid, spec={"suspend": False}))
 
 
-def give_back(ledger: ledgers.Ledger, uid: str) -> Any:
+def give_back(ledger: holders.Ledger, uid: str) -> Any:
     ledger, outcome = ledgers.release(ledger, uid)
     return ledgers.admit(ledger, LIMITS)[0], outcome
 
 
 def clear(
-    world: World, seen: tuple[ledgers.Holder, ...], job: dict[str, Any] | None
+    world: World, seen: tuple[holders.Holder, ...], job: dict[str, Any] | None
 ) -> Generator[None, None, None]:
     """What handlers/holders.clear does: release what deleted Jobs of this name hold."""
     kept = job["metadata"]["uid"] if job else None
     for holder in seen:
         is_new = world.now - holder.since <= ledgers.RESERVED_GRACE
-        if holder.uid == kept or (holder.state is ledgers.State.RESERVED and is_new):
+        if holder.uid == kept or (holder.state is holders.State.RESERVED and is_new):
             continue
         try:
             yield from require_stopped(world, holder.uid)
@@ -285,7 +285,7 @@ def repair(world: World) -> Op:
     yield
     pods = set(world.pods)
     yield
-    live = [steps.live_job(job, TYPE, left.get(job["metadata"]["uid"])) for job in live_jobs]
+    live = [lives.live_job(job, TYPE, left.get(job["metadata"]["uid"])) for job in live_jobs]
     unfinished = frozenset(uid for uid in (*left, *pods) if uid)
     after, _ = ledgers.repair(ledger, live, unfinished, LIMITS, now)
     if after.holders != ledger.holders:
@@ -320,7 +320,7 @@ def violations(world: World) -> Iterator[str]:
     if world.twice:
         yield f"run twice: {world.twice}"
     for job in world.jobs.values():
-        if steps.is_terminal(job) and job["metadata"]["uid"] in world.charged:
+        if statuses.is_terminal(job) and job["metadata"]["uid"] in world.charged:
             reasons = {condition["reason"] for condition in job["status"]["conditions"]}
             if "QuotaExceeded" in reasons:
                 yield f"an accepted Job was rejected later: {job}"

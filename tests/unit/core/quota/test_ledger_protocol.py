@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from manifestry.core.jobs import batchjobs
-from manifestry.core.jobs import steps as job_steps
+from manifestry.core.jobs import statuses as job_steps
 from manifestry.core.kube import names
 from manifestry.core.quota import ledgers
 from tests.unit.core.quota import protocolmodel as model

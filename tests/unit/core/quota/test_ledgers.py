@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core.quota import ledgers
+from manifestry.core.quota import holders, ledgers
 from manifestry.core.quota.holders import Holder, LiveJob, Outcome, State
 from manifestry.core.quota.quotas import UNLIMITED, Limits, Usage
 
@@ -22,7 +22,7 @@ def states(ledger: Any) -> Any:
 
 
 def test_reserve_adds_until_the_submit_gate_is_full() -> None:
-    ledger = ledgers.build(())
+    ledger = holders.build(())
     ledger, first = ledgers.reserve(ledger, "1", "a", ONE, NOW)
     ledger, second = ledgers.reserve(ledger, "2", "b", ONE, NOW)
     ledger, third = ledgers.reserve(ledger, "3", "c", ONE, NOW)
@@ -31,12 +31,12 @@ def test_reserve_adds_until_the_submit_gate_is_full() -> None:
 
 
 def test_reserving_twice_changes_nothing() -> None:
-    ledger = ledgers.build([holder("1", State.ADMITTED)])
+    ledger = holders.build([holder("1", State.ADMITTED)])
     assert ledgers.reserve(ledger, "1", "job-1", ONE, NOW) == (ledger, Outcome.KEPT)
 
 
 def test_a_reserved_name_is_taken_over_even_at_the_limit_and_made_young_again() -> None:
-    ledger = ledgers.build([holder("1", State.RESERVED, age=100, name="a")])
+    ledger = holders.build([holder("1", State.RESERVED, age=100, name="a")])
     after, outcome = ledgers.reserve(ledger, "2", "a", Limits(1, 0), NOW)
     assert outcome is Outcome.CHANGED
     assert after.holders == {"2": Holder("2", "a", State.RESERVED, NOW)}
@@ -44,7 +44,7 @@ def test_a_reserved_name_is_taken_over_even_at_the_limit_and_made_young_again() 
 
 
 def test_a_queued_entry_of_the_name_is_another_job_and_stays() -> None:
-    ledger = ledgers.build([holder("1", State.QUEUED, name="a")])
+    ledger = holders.build([holder("1", State.QUEUED, name="a")])
     after, _ = ledgers.reserve(ledger, "2", "a", ONE, NOW)
     assert states(after) == {"1": "Queued", "2": "Reserved"}
 
@@ -81,13 +81,13 @@ def test_a_queued_entry_of_the_name_is_another_job_and_stays() -> None:
     ],
 )
 def test_claim(why: Any, before: Any, job: Any, expected: Any, outcome: Any) -> None:
-    after, found = ledgers.claim(ledgers.build(before), job, ONE, NOW)
+    after, found = ledgers.claim(holders.build(before), job, ONE, NOW)
     assert states(after) == {"1": expected}, why
     assert found.value == outcome, why
 
 
 def test_the_charge_of_a_later_job_of_the_name_is_left_alone() -> None:
-    ledger = ledgers.build([holder("9", State.RESERVED, name="a")])
+    ledger = holders.build([holder("9", State.RESERVED, name="a")])
     late = LiveJob("1", "a", created=NOW - timedelta(seconds=61))
     assert ledgers.claim(ledger, late, Limits(1, 0), NOW) == (ledger, Outcome.OVER_LIMIT)
     near = LiveJob("1", "a", created=NOW - timedelta(seconds=59))
@@ -95,14 +95,14 @@ def test_the_charge_of_a_later_job_of_the_name_is_left_alone() -> None:
 
 
 def test_claim_without_a_charge_is_refused_when_full_but_what_runs_is_never_lost() -> None:
-    full = ledgers.build([holder("1"), holder("2")])
+    full = holders.build([holder("1"), holder("2")])
     assert ledgers.claim(full, LiveJob("3", "c"), ONE, NOW) == (full, Outcome.OVER_LIMIT)
     after, _ = ledgers.claim(full, LiveJob("3", "c", running=True), ONE, NOW)
     assert after.usage == Usage(queued=2, admitted=1)
 
 
 def test_claim_keeps_the_age_and_takes_the_new_priority() -> None:
-    ledger = ledgers.build([holder("1", State.QUEUED, age=9)])
+    ledger = holders.build([holder("1", State.QUEUED, age=9)])
     after, outcome = ledgers.claim(ledger, LiveJob("1", "job-1", priority=7), ONE, NOW)
     assert outcome is Outcome.CHANGED
     assert after.holders["1"] == holder("1", State.QUEUED, age=9, priority=7)
@@ -110,7 +110,7 @@ def test_claim_keeps_the_age_and_takes_the_new_priority() -> None:
 
 def test_admit_flips_all_free_slots_by_priority_then_age_then_uid() -> None:
     waiting = [holder("d", age=1), holder("c", age=5), holder("b", age=5), holder("a", age=0, priority=1)]
-    ledger = ledgers.build([*waiting, holder("r", State.ADMITTED), holder("s", State.RESERVED)])
+    ledger = holders.build([*waiting, holder("r", State.ADMITTED), holder("s", State.RESERVED)])
     after, admitted = ledgers.admit(ledger, Limits(4, 9))
     assert [entry.uid for entry in admitted] == ["a", "b", "c"]
     assert after.usage == Usage(reserved=1, queued=1, admitted=4)
@@ -120,10 +120,10 @@ def test_admit_flips_all_free_slots_by_priority_then_age_then_uid() -> None:
 @pytest.mark.parametrize(
     ("why", "ledger", "limits"),
     [
-        ("nobody waits", ledgers.build([holder("1", State.RESERVED)]), UNLIMITED),
-        ("no slot is free", ledgers.build([holder("1"), holder("2", State.ADMITTED)]), ONE),
-        ("the limit was lowered", ledgers.build([holder("1"), holder("2", State.ADMITTED)]), Limits(0, 0)),
-        ("repair has not run", ledgers.build([holder("1")], initialized=False), UNLIMITED),
+        ("nobody waits", holders.build([holder("1", State.RESERVED)]), UNLIMITED),
+        ("no slot is free", holders.build([holder("1"), holder("2", State.ADMITTED)]), ONE),
+        ("the limit was lowered", holders.build([holder("1"), holder("2", State.ADMITTED)]), Limits(0, 0)),
+        ("repair has not run", holders.build([holder("1")], initialized=False), UNLIMITED),
     ],
 )
 def test_admit_does_nothing_when(why: Any, ledger: Any, limits: Any) -> None:
@@ -133,12 +133,12 @@ def test_admit_does_nothing_when(why: Any, ledger: Any, limits: Any) -> None:
 
 
 def test_unlimited_admits_everybody() -> None:
-    after, _ = ledgers.admit(ledgers.build([holder("1"), holder("2")]), UNLIMITED)
+    after, _ = ledgers.admit(holders.build([holder("1"), holder("2")]), UNLIMITED)
     assert after.usage == Usage(admitted=2)
 
 
 def test_park_and_release_are_idempotent() -> None:
-    ledger = ledgers.build([holder("1", State.ADMITTED)])
+    ledger = holders.build([holder("1", State.ADMITTED)])
     later = NOW + timedelta(seconds=9)
     parked, _ = ledgers.park(ledger, holder("1", State.ADMITTED), later)
     assert parked.holders == {"1": Holder("1", "job-1", State.RESERVED, later)}
@@ -176,14 +176,14 @@ def test_park_and_release_are_idempotent() -> None:
     ],
 )
 def test_repair_drops_a_holder_when(why: Any, entry: Any, jobs: Any, unfinished: Any, cause: Any) -> None:
-    after, report = ledgers.repair(ledgers.build([entry]), jobs, frozenset(unfinished), UNLIMITED, NOW)
+    after, report = ledgers.repair(holders.build([entry]), jobs, frozenset(unfinished), UNLIMITED, NOW)
     assert report.released == ({"1": cause} if cause else {}), why
     assert ("1" in after.holders) is (cause is None), why
 
 
 def test_a_late_park_does_not_take_the_slot_of_a_resumed_job() -> None:
     seen = holder("1", State.ADMITTED)
-    ledger, _ = ledgers.park(ledgers.build([seen]), seen, NOW + timedelta(seconds=1))
+    ledger, _ = ledgers.park(holders.build([seen]), seen, NOW + timedelta(seconds=1))
     ledger, _ = ledgers.claim(ledger, LiveJob("1", "job-1"), ONE, NOW)
     ledger, admitted = ledgers.admit(ledger, ONE)
     assert len(admitted) == 1
@@ -197,7 +197,7 @@ def test_repair_claims_what_runs_first_then_what_fits_and_names_the_rest() -> No
         LiveJob("3", "c"),
         LiveJob("4", "d", terminal=True),
     ]
-    before = ledgers.build((), initialized=False)
+    before = holders.build((), initialized=False)
     after, report = ledgers.repair(before, jobs, frozenset(["2"]), ONE, NOW)
     assert states(after) == {"2": "Admitted", "1": "Queued"}
     assert report.claimed == ("b", "a")
@@ -207,7 +207,7 @@ def test_repair_claims_what_runs_first_then_what_fits_and_names_the_rest() -> No
 
 def test_a_full_object_takes_nobody_else_however_unlimited(monkeypatch: Any) -> None:
     monkeypatch.setattr(ledgers, "MAX_HOLDERS", 1)
-    ledger = ledgers.build([holder("1")])
+    ledger = holders.build([holder("1")])
     assert ledgers.reserve(ledger, "2", "b", UNLIMITED, NOW) == (ledger, Outcome.OVER_LIMIT)
 
 
@@ -224,7 +224,7 @@ def test_parse_leaves_out_what_it_cannot_read_and_counts_unknown_states_as_runni
             },
         }
     }
-    ledger = ledgers.parse(body)
+    ledger = holders.parse(body)
     assert states(ledger) == {"ok": "Queued", "odd": "Admitted"}
     assert ledger.holders["odd"].since == datetime(2026, 1, 1, 12, tzinfo=UTC)
     assert len(ledger.notes) == 3
@@ -233,7 +233,7 @@ def test_parse_leaves_out_what_it_cannot_read_and_counts_unknown_states_as_runni
 
 @pytest.mark.parametrize("body", [{}, {"status": None}, {"status": {"holders": []}}, {"status": 3}])
 def test_parse_of_an_empty_ledger(body: Any) -> None:
-    assert ledgers.parse(body) == ledgers.Ledger()
+    assert holders.parse(body) == holders.Ledger()
 
 
 HOLDERS = st.lists(
@@ -251,9 +251,9 @@ HOLDERS = st.lists(
 
 @given(HOLDERS)
 def test_rendering_is_read_back_and_does_not_depend_on_the_order(entries: Any) -> None:
-    ledger = ledgers.build(entries)
-    rendered = ledgers.render(ledger)
-    again = ledgers.parse({"status": {"initializedTime": "x", "holders": rendered}})
+    ledger = holders.build(entries)
+    rendered = holders.render(ledger)
+    again = holders.parse({"status": {"initializedTime": "x", "holders": rendered}})
     assert again.holders == ledger.holders
     assert again.usage == ledger.usage
-    assert repr(ledgers.render(ledgers.build(reversed(entries)))) == repr(rendered)
+    assert repr(holders.render(holders.build(reversed(entries)))) == repr(rendered)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from manifestry.core.http import pages
-from manifestry.core.quota import ledgers, positions, quotas
+from manifestry.core.quota import holders, ledgers, positions, quotas
 from manifestry.core.quota.holders import Holder, State
 from manifestry.core.quota.storage import limits as storage_limits
 
@@ -14,7 +14,7 @@ def holder(uid: str, state: State, age: int = 0, priority: int = 0) -> Holder:
     return Holder(uid, f"job-{uid}", state, NOW - timedelta(seconds=age), priority)
 
 
-LEDGER = ledgers.build(
+LEDGER = holders.build(
     [
         holder("a", State.QUEUED, age=5),
         holder("b", State.QUEUED, age=9),

@@ -1,4 +1,4 @@
 """The store on a local or shared volume, by plain system calls.
 
-Nothing here knows a bucket. Uses the ports of `store`.
+Nothing here knows a bucket. Uses `store.contract`.
 """

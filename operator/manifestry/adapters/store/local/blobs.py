@@ -20,12 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Final, ParamSpec, TypeVar
 
-from manifestry.adapters.store import holds, ports
-from manifestry.adapters.store.holds import Hold
-from manifestry.adapters.store.local import claims as local_claims
-from manifestry.adapters.store.local import files, payloads
-from manifestry.adapters.store.local import records as local_records
-from manifestry.adapters.store.ports import (
+from manifestry.adapters.store.contract import holds, ports
+from manifestry.adapters.store.contract.holds import Hold
+from manifestry.adapters.store.contract.ports import (
     BATCH_BYTES,
     PUT_MAX_BYTES,
     Blob,
@@ -37,6 +34,9 @@ from manifestry.adapters.store.ports import (
     StoreUnavailableError,
     TooLargeError,
 )
+from manifestry.adapters.store.local import claims as local_claims
+from manifestry.adapters.store.local import files, payloads
+from manifestry.adapters.store.local import records as local_records
 from manifestry.core.blobs import digests, garbagekeys, keys
 
 # An upload holds the chunks of the batch being filled, and their join while it is written: 2 x 1 MiB.

@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from manifestry.adapters.store import bounded
-from manifestry.adapters.store.claim_ports import Claim, Look
+from manifestry.adapters.store.contract import bounded
+from manifestry.adapters.store.contract.claim_ports import Claim, Look
 from manifestry.adapters.store.local import files
 from manifestry.adapters.store.local.records import Run
 from manifestry.core.blobs import garbagekeys, keys

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from manifestry.adapters.store.ports import BATCH_BYTES, BlobDamagedError, Chunk, Staged
+from manifestry.adapters.store.contract.ports import BATCH_BYTES, BlobDamagedError, Chunk, Staged
 from manifestry.core.blobs import digests, keys
 
 # Dirty pages are flushed on the way, so that the last sync is short: 256 MiB at 100 MiB/s take 2.6 s.

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
+from manifestry.adapters.store.contract.ports import BATCH_BYTES, BlobDamagedError, StoreError
 from manifestry.adapters.store.local import files
-from manifestry.adapters.store.ports import BATCH_BYTES, BlobDamagedError, StoreError
 
 # The kernel drops pages by their age, so that neighbours mostly go together: one byte of 256 KiB will do.
 PROBE_BYTES: Final = 256 << 10

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol, TypeVar
 
+from manifestry.adapters.store.contract.record_ports import LIST_MAX, RECORD_MAX_BYTES, Item
 from manifestry.adapters.store.local import files
-from manifestry.adapters.store.record_ports import LIST_MAX, RECORD_MAX_BYTES, Item
 from manifestry.core.blobs import keys
 
 T = TypeVar("T")

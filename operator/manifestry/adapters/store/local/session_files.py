@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from manifestry.adapters.store.contract.ports import Chunk
+from manifestry.adapters.store.contract.session_ports import OffsetError, SessionNotFoundError
 from manifestry.adapters.store.local import files
-from manifestry.adapters.store.ports import Chunk
-from manifestry.adapters.store.session_ports import OffsetError, SessionNotFoundError
 from manifestry.core.artifacts import uploads
 from manifestry.core.blobs import keys
 

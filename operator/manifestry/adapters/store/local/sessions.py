@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Final, ParamSpec, TypeVar
 
-from manifestry.adapters.store import ports, session_ports
+from manifestry.adapters.store.contract import ports, session_ports
+from manifestry.adapters.store.contract.ports import BATCH_BYTES, Chunk, Staged, StoreError
+from manifestry.adapters.store.contract.session_ports import SessionLimitError, SessionNotFoundError
 from manifestry.adapters.store.local import blobs, files, session_files
-from manifestry.adapters.store.ports import BATCH_BYTES, Chunk, Staged, StoreError
-from manifestry.adapters.store.session_ports import SessionLimitError, SessionNotFoundError
 from manifestry.core.artifacts import uploads
 from manifestry.core.blobs import digests
 

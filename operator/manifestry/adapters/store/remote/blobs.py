@@ -21,9 +21,9 @@ import obstore
 from obstore import exceptions as obstore_errors
 from obstore.store import S3Store
 
-from manifestry.adapters.store import holds, ports
-from manifestry.adapters.store.holds import Hold
-from manifestry.adapters.store.ports import (
+from manifestry.adapters.store.contract import holds, ports
+from manifestry.adapters.store.contract.holds import Hold
+from manifestry.adapters.store.contract.ports import (
     BATCH_BYTES,
     PUT_MAX_BYTES,
     Blob,

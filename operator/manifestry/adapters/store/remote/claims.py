@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import obstore
 from obstore import exceptions as obstore_errors
 
-from manifestry.adapters.store import bounded, claim_ports, record_ports
-from manifestry.adapters.store.claim_ports import Claim, Look
-from manifestry.adapters.store.ports import BlobNotFoundError, StoreUnavailableError
+from manifestry.adapters.store.contract import bounded, claim_ports, record_ports
+from manifestry.adapters.store.contract.claim_ports import Claim, Look
+from manifestry.adapters.store.contract.ports import BlobNotFoundError, StoreUnavailableError
 from manifestry.adapters.store.remote import records
 from manifestry.core.blobs import garbagekeys, signedurls
 from manifestry.core.blobs import keys as blob_keys

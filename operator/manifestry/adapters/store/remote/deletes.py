@@ -18,7 +18,7 @@ import obstore
 from obstore import exceptions as obstore_errors
 from yarl import URL
 
-from manifestry.adapters.store.ports import StoreUnavailableError
+from manifestry.adapters.store.contract.ports import StoreUnavailableError
 from manifestry.adapters.store.remote import links
 from manifestry.core.blobs import signedurls
 from manifestry.settings import StoreSettings

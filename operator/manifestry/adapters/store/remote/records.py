@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import obstore
 from obstore import exceptions as obstore_errors
 
-from manifestry.adapters.store.ports import BlobNotFoundError
-from manifestry.adapters.store.record_ports import LIST_MAX, RECORD_MAX_BYTES, Item
+from manifestry.adapters.store.contract.ports import BlobNotFoundError
+from manifestry.adapters.store.contract.record_ports import LIST_MAX, RECORD_MAX_BYTES, Item
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, UpdateVersion

@@ -18,10 +18,19 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import obstore
 from obstore import exceptions as obstore_errors
 
-from manifestry.adapters.store import ports, session_ports
-from manifestry.adapters.store.ports import BlobNotFoundError, Staged, StoreError, StoreUnavailableError
+from manifestry.adapters.store.contract import ports, session_ports
+from manifestry.adapters.store.contract.ports import (
+    BlobNotFoundError,
+    Staged,
+    StoreError,
+    StoreUnavailableError,
+)
+from manifestry.adapters.store.contract.session_ports import (
+    OffsetError,
+    SessionLimitError,
+    SessionNotFoundError,
+)
 from manifestry.adapters.store.remote import blobs
-from manifestry.adapters.store.session_ports import OffsetError, SessionLimitError, SessionNotFoundError
 from manifestry.core.artifacts import uploads
 from manifestry.core.blobs import digests, keys
 

@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, Protocol
 
-from manifestry.adapters.store.claim_ports import Claims
-from manifestry.adapters.store.record_ports import Records
+from manifestry.adapters.store.contract.claim_ports import Claims
+from manifestry.adapters.store.contract.record_ports import Records
 from manifestry.core import errors
 
 # A memoryview may be over a buffer that is used again as soon as the next chunk is asked for.

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
 from typing import ClassVar, Final, Protocol
 
-from manifestry.adapters.store.ports import Chunk, Staged, StoreError
+from manifestry.adapters.store.contract.ports import Chunk, Staged, StoreError
 from manifestry.core import errors
 from manifestry.core.artifacts import uploads
 

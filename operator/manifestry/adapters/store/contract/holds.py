@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Final
 
-from manifestry.adapters.store.ports import StoreUnavailableError
+from manifestry.adapters.store.contract.ports import StoreUnavailableError
 
 WAIT_SECONDS: Final = 60.0
 _FIRST_PAUSE_SECONDS: Final = 0.02
