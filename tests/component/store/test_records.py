@@ -24,7 +24,7 @@ LATER = timedelta(hours=1)
 # Dies where a file has its name and may not have its bytes yet: at the first write or link.
 KILLED = """
 import asyncio, os, signal, sys
-from manifestry.adapters import inventory, store
+from manifestry.adapters.store import inventory, stores
 from manifestry.settings import StoreSettings
 from datetime import datetime, UTC
 
@@ -39,7 +39,7 @@ def killing(call):
     return killed
 for name in ("write", "fsync", "link", "unlink", "rename"):
     setattr(os, name, killing(getattr(os, name)))
-used = store.open_store(StoreSettings.from_mapping(os.environ))
+used = stores.open_store(StoreSettings.from_mapping(os.environ))
 owner = asyncio.run(inventory.Inventory(used).own("this-cluster", datetime.now(UTC)))
 os._exit(0 if owner == "this-cluster" else 1)
 """
