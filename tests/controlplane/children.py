@@ -15,6 +15,8 @@ from pathlib import Path
 
 _POLL_SECONDS = 0.02
 _REAPER = Path(__file__).with_name("reaper.py")
+_STOP_SECONDS = 10.0
+_FROZEN = frozenset("TtZX")  # proc(5): stopped, traced, or dead
 
 
 class ChildFailedError(RuntimeError):
@@ -163,9 +165,21 @@ class Child:
         self._collect(timeout_seconds=10.0)
 
     def pause(self) -> None:
-        """Freeze the process (SIGSTOP): its sockets stay open, nothing answers."""
+        """Freeze the process (SIGSTOP): its sockets stay open, nothing answers.
+
+        The signal is only sent when `kill` returns: until each thread has taken it, it may still answer.
+        """
         self.send_signal(signal.SIGSTOP)
         self._paused = True
+        deadline = time.monotonic() + _STOP_SECONDS
+        while not self._is_frozen():
+            if time.monotonic() > deadline:
+                raise self._failure("did not freeze")
+            time.sleep(0.005)
+
+    def _is_frozen(self) -> bool:
+        tasks = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stat")]
+        return bool(tasks) and all(task.rpartition(")")[2].split()[0] in _FROZEN for task in tasks)
 
     def resume(self) -> None:
         """Let a paused process go on."""
