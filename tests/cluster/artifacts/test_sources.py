@@ -5,115 +5,38 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from manifestry.core.blobs import digests
-from manifestry.core.kube import conditions, names
-from tests.cluster import rest
+from manifestry.core.kube import names
+from tests.cluster.artifacts.sources import (
+    DATA,
+    Object,
+    Product,
+    apply,
+    artifact,
+    installed,
+    status_writes,
+    wait,
+)
 from tests.component.fetching import originserver
-from tests.controlplane import grants, processes
-from tests.controlplane.audit import WriteFilter
-from tests.controlplane.certificates import Authority
 from tests.controlplane.clusterapi import poll_until
 from tests.controlplane.controlplane import ControlPlane
 from tests.controlplane.tenants import Tenant
-from tests.e2e.teams import ARTIFACTS, LEDGERS, QUOTAS, Team
-
-ADDRESS = "127.0.0.2"
-CLUSTER_ROLES = "rbac.authorization.k8s.io/v1/clusterroles"
-DATA = bytes(range(256)) * 4096  # 1 MiB
-Object = dict[str, Any]
-
-
-@dataclass
-class Product:
-    """A running manifestry that may fetch from one server."""
-
-    running: rest.Installation
-    origin: originserver.Origin
-    store: Path
-
-    def requests(self, target: str) -> int:
-        return len([request for request in self.origin.requests if request.target == target])
-
-    def staged(self) -> list[Path]:
-        return [path for path in (self.store / "uploads").rglob("*") if path.is_file()]
-
-
-def grant_references(cp: ControlPlane, *values: str) -> None:
-    rendered = grants.chart_objects(processes.SYSTEM_NAMESPACE, *values)
-    for found in rendered:
-        if found["kind"] == "ClusterRole" and found["metadata"]["name"] == "manifestry-controller":
-            cp.apply(CLUSTER_ROLES, found)
+from tests.e2e.teams import ARTIFACTS, Team
 
 
 @pytest.fixture(scope="module")
 def product(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    folder, authority = tmp_path_factory.mktemp("sources"), Authority()
-    ca_file, store = folder / "fetch-ca.crt", folder / "bytes"
-    ca_file.write_bytes(authority.certificate_pem)
-    env = {
-        "MANIFESTRY_FETCH_ALLOWED_CIDRS": f"{ADDRESS}/32",
-        "MANIFESTRY_FETCH_CA_FILE": str(ca_file),
-        "MANIFESTRY_FETCH_MAX_BYTES": str(4 * len(DATA)),
-        "MANIFESTRY_STORE_PATH": str(store),
-    }
-    with (
-        originserver.in_thread(authority, folder, address=ADDRESS) as origin,
-        rest.installed(control_plane, folder, **env) as running,
-    ):
-        grant_references(
-            control_plane, "operator.references.configMaps=true", "operator.references.secrets=true"
-        )
-        yield Product(running, origin, store)
-        grant_references(control_plane)
+    with installed(control_plane, tmp_path_factory.mktemp("sources")) as found:
+        yield found
 
 
 @pytest.fixture
 def team(product: Product, tenant: Tenant) -> Team:
     return product.running.team(tenant)
-
-
-def artifact(team: Team, name: str, **spec: Any) -> Object:
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": "Artifact",
-        "metadata": {"name": name, "namespace": team.namespace},
-        "spec": {"mediaType": "application/zip", **spec},
-    }
-
-
-def apply(team: Team, *bodies: Object) -> str:
-    return team.cluster.kubectl("apply", "-f", "-", stdin="\n---\n".join(map(json.dumps, bodies))).stdout
-
-
-def wait(team: Team, name: str, reason: str, kstatus: str) -> Object:
-    def holds(body: Object | None) -> bool:
-        if body is None or body["status"]["observedGeneration"] != body["metadata"]["generation"]:
-            return False
-        return (conditions.find(body["status"].get("conditions"), "Ready") or {}).get("reason") == reason
-
-    found = team.cluster.wait_for(ARTIFACTS, name, team.namespace, holds, timeout_seconds=30)
-    listed = found["status"]["conditions"]
-    ready = conditions.find(listed, "Ready")
-    assert ready is not None
-    expected = {"Current": "True", "Failed": "False", "InProgress": "Unknown"}
-    assert conditions.kstatus(found) == kstatus
-    assert ready["status"] == expected[kstatus]
-    assert conditions.is_status(listed, "Stalled", "True") is (kstatus == "Failed")
-    assert conditions.is_status(listed, "Reconciling", "True") is (kstatus == "InProgress")
-    return found
-
-
-def status_writes(cp: ControlPlane, team: Team, name: str | None = None, since: int = 0) -> int:
-    wanted = WriteFilter(
-        user=processes.OPERATOR_USER, namespace=team.namespace, name=name, resource="artifacts.manifestry.dev"
-    )
-    return len(cp.writes(wanted, since=since))
 
 
 def held(event: asyncio.Event) -> originserver.Answer:
@@ -369,88 +292,3 @@ def test_files_over_rest(team: Team) -> None:
         "patch", "mart", "set", "-n", team.namespace, "--type=merge", "-p", json.dumps(changed), check=False
     )
     assert "immutable" in refused.stderr
-
-
-def limit(team: Team, max_bytes: int) -> None:
-    quota = {
-        "apiVersion": names.API_VERSION,
-        "kind": "TenantQuota",
-        "metadata": {"name": team.tenant.name},
-        "spec": {"tenants": [team.tenant.name], "storage": {"maxBytes": max_bytes}},
-    }
-    team.cluster.apply(QUOTAS, quota)
-
-
-def charged(team: Team) -> tuple[int, int]:
-    """Return how many bytes are stored and how many are reserved by the ledger."""
-    found = (team.cluster.find(LEDGERS, "storage.manifestry", team.namespace) or {}).get("status", {})
-    reserved = sum(each.get("sizeBytes", 0) for each in (found.get("holders") or {}).values())
-    return found.get("storage", {}).get("committedBytes", -1), reserved
-
-
-def chunked(event: asyncio.Event | None, *pieces: bytes) -> originserver.Answer:
-    """Send a body of unknown length; the last piece waits for the event."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for number, piece in enumerate(pieces, start=1):
-            if event is not None and number == len(pieces):
-                await writer.drain()
-                await event.wait()
-            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-        writer.write(b"0\r\n\r\n")
-        await writer.drain()
-
-    return answer
-
-
-def test_bytes_of_unknown_number_are_charged_before_they_are_stored(product: Product, team: Team) -> None:
-    limit(team, 3 * len(DATA))
-    poll_until(lambda: charged(team) == (0, 0), "the ledger")
-    done = asyncio.Event()
-    product.origin.answers["/stream"] = chunked(done, DATA, DATA, b"end")
-    apply(team, artifact(team, "stream", url={"url": product.origin.url("/stream")}))
-    poll_until(lambda: charged(team)[1] >= 2 * len(DATA), "the charge")
-    staged = sum(path.stat().st_size for path in product.staged())
-    assert staged <= charged(team)[1] <= 3 * len(DATA)
-    assert team.caller("viewer").call("GET", "/quotas").json["storage"]["reservedBytes"] >= 2 * len(DATA)
-    product.running.operator.restart(kill=True)
-    poll_until(lambda: product.requests("/stream") == 2, "the next operator's fetch", 60)
-    assert charged(team)[1] <= 3 * len(DATA), "not charged twice"
-    next(iter(product.origin.tasks)).get_loop().call_soon_threadsafe(done.set)
-    wait(team, "stream", "Stored", "Current")
-    poll_until(lambda: charged(team) == (2 * len(DATA) + 3, 0), "the totals")
-    for path in product.staged():  # the killed operator's, which the collector takes after a while
-        path.unlink()
-
-
-def test_one_byte_more_than_the_quota_is_never_stored(product: Product, team: Team) -> None:
-    limit(team, len(DATA))
-    poll_until(lambda: charged(team) == (0, 0), "the ledger")
-    product.origin.answers["/more"] = chunked(asyncio.Event(), DATA, b"x", b"the end never comes")
-    apply(team, artifact(team, "more", url={"url": product.origin.url("/more")}))
-    wait(team, "more", "ExceedsMaxQuota", "Failed")
-    poll_until(lambda: charged(team) == (0, 0), "what was charged is given back")
-    poll_until(lambda: product.staged() == [], "the staged bytes' removal")
-    time.sleep(1)
-    assert product.requests("/more") == 1
-    product.origin.answers["/more"] = chunked(None, DATA, b"x")
-    limit(team, len(DATA) + 1)
-    wait(team, "more", "Stored", "Current")
-    poll_until(lambda: charged(team) == (len(DATA) + 1, 0), "the totals")
-
-
-def test_fetched_bytes_over_the_quota_are_not_kept(product: Product, team: Team) -> None:
-    product.origin.answers["/over"] = originserver.status(200, DATA)
-    limit(team, 1000)
-    apply(team, artifact(team, "small", inline={"text": "x"}))
-    wait(team, "small", "Stored", "Current")
-    apply(team, artifact(team, "over", url={"url": product.origin.url("/over")}))
-    wait(team, "over", "ExceedsMaxQuota", "Failed")
-    poll_until(lambda: product.staged() == [], "the staged bytes' removal")
-    team.cluster.patch(ARTIFACTS, "over", {"metadata": {"labels": {"look": "again"}}}, team.namespace)
-    time.sleep(1)
-    assert (product.requests("/over"), product.staged()) == (1, [])
-    team.cluster.patch(QUOTAS, team.tenant.name, {"spec": {"storage": {"maxBytes": 2 * len(DATA)}}})
-    wait(team, "over", "Stored", "Current")
-    assert product.requests("/over") == 2

@@ -1,137 +1,29 @@
 """Charging a tenant's storage, the API server in memory: what is written when, and what is given back."""
 
 import asyncio
-import copy
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from types import SimpleNamespace
-from typing import Any, cast
+from collections.abc import AsyncIterator
 
 import pytest
 
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota import reservations
-from manifestry.adapters.quota.books import ContentionError, NotReadyError
-from manifestry.adapters.quota.reservations import Owner, Reservations, Upload
-from manifestry.adapters.quota.storagebooks import StorageBooks
+from manifestry.adapters.quota.reservations import Reservations, Upload
 from manifestry.adapters.store.contract import ports
 from manifestry.core import errors
-from manifestry.core.kube import names
-from manifestry.core.quota.storage.charges import LEDGER, landed, provisional
+from manifestry.core.quota.storage.charges import landed, provisional
 from manifestry.core.quota.storage.charges import upload as upload_key
-from manifestry.core.quota.storage.grants import STEP_BYTES, Wanted
-from manifestry.core.quota.storage.limits import UNLIMITED, Limits
-from manifestry.core.quota.storage.lives import Live, State
-
-ACME = Owner("acme", "team")
-ANY = "sha256:" + "0" * 64
-NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-Object = dict[str, Any]
-
-
-@dataclass
-class Api:
-    """One ledger with compare-and-swap; `conflicts` writes lose their race."""
-
-    body: Object | None = None
-    reads: int = 0
-    writes: int = 0
-    conflicts: int = 0
-    failure: apierrors.ApiError | None = None
-
-    async def get(self, resource: names.Resource, name: str, namespace: str) -> Object:
-        assert (resource, name, namespace) == (names.QUOTA_LEDGERS, LEDGER, "team")
-        self.reads += 1
-        await asyncio.sleep(0)
-        if self.body is None:
-            raise apierrors.NotFoundError(404, "NotFound", "not found")
-        return copy.deepcopy(self.body)
-
-    async def create(self, _: names.Resource, body: Object, __: str) -> Object:
-        if self.body is not None:
-            raise apierrors.AlreadyExistsError(409, "AlreadyExists", "exists")
-        self.body = {**body, "metadata": {**body["metadata"], "resourceVersion": "1", "generation": 1}}
-        return copy.deepcopy(self.body)
-
-    async def replace(self, _: names.Resource, body: Object, *, subresource: str) -> Object:
-        assert self.body is not None
-        assert subresource == "status"
-        await asyncio.sleep(0)
-        if self.failure is not None:
-            raise self.failure
-        stale = body["metadata"]["resourceVersion"] != self.body["metadata"]["resourceVersion"]
-        if stale or self.conflicts:
-            self.conflicts = max(0, self.conflicts - 1)
-            raise apierrors.ConflictError(409, "Conflict", "the object has been modified")
-        self.writes += 1
-        version = str(int(self.body["metadata"]["resourceVersion"]) + 1)
-        self.body = {**body, "metadata": {**self.body["metadata"], "resourceVersion": version}}
-        return copy.deepcopy(self.body)
-
-    async def delete(self, _: names.Resource, __: str, ___: str) -> None:
-        if self.body is None:
-            raise apierrors.NotFoundError(404, "NotFound", "not found")
-        self.body = None
-
-    @property
-    def held(self) -> dict[str, int]:
-        assert self.body is not None
-        return {key: each.get("sizeBytes", 0) for key, each in self.body["status"]["holders"].items()}
-
-
-@dataclass
-class World:
-    api: Api = field(default_factory=Api)
-    limits: Limits = UNLIMITED
-    seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.books = StorageBooks(cast("Any", self.api), now=lambda: NOW, deadline_seconds=0.5)
-        self.held = Reservations(self.books, lambda _: self.limits)
-
-    async def limit(self, limits: Limits) -> None:
-        self.limits = limits
-        await self.count()
-
-    async def count(self, *live: Live) -> None:
-        async def observe() -> tuple[Live, ...]:
-            return live
-
-        await self.books.recount("team", observe)
-        self.api.reads = self.api.writes = 0
+from manifestry.core.quota.storage.grants import STEP_BYTES
+from manifestry.core.quota.storage.limits import Limits
+from tests.component.quota.ledgerworld import ACME, BrokeError, World, begin, break_off, opened
 
 
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    found = World()
-    clock = SimpleNamespace(monotonic=lambda: found.seconds)
-    monkeypatch.setattr(reservations, "time", clock)
-    yield found
-    await found.books.close()
+    async with opened(monkeypatch) as found:
+        yield found
 
 
-class BrokeError(Exception):
-    """The upload broke off."""
-
-
-async def nothing(_: reservations.Hold) -> None:
-    """Do nothing with a hold."""
-
-
-async def break_off(
-    world: World, size_bytes: int | None, then: Callable[[reservations.Hold], Awaitable[None]] = nothing
-) -> None:
-    """Hold, do something, and fail."""
-    async with world.held.hold(ACME, "u", "a", size_bytes) as hold:
-        await then(hold)
-        raise BrokeError
-
-
-async def begin(world: World, uid: str, size_bytes: int, total_bytes: int = 0) -> None:
-    """Hold and grow."""
-    async with world.held.hold(ACME, uid, uid, size_bytes) as hold:
-        await hold.grow(total_bytes)
+ANY = "sha256:" + "0" * 64
 
 
 async def test_without_a_limit_the_api_is_left_alone(world: World) -> None:
@@ -317,38 +209,6 @@ async def test_over_the_limit_the_caller_gets_the_numbers(world: World) -> None:
     assert world.api.held == {"u": 60}
 
 
-async def test_a_ledger_that_is_being_made_is_waited_for_a_little(world: World) -> None:
-    world.limits = Limits(100)
-
-    async def make() -> None:
-        await asyncio.sleep(0.05)
-        await world.count()
-
-    making = asyncio.create_task(make())
-    async with world.held.hold(ACME, "u", "a", 60):
-        pass
-    await making
-    assert world.api.held == {"u": 60}
-    await world.books.remove("team")
-    await world.books.remove("team")
-    waiting = asyncio.create_task(world.held.reserve(ACME, Wanted("u", "a", 1)))
-    await asyncio.sleep(0.15)
-    world.seconds += 4
-    with pytest.raises(errors.Problem) as caught:
-        await waiting
-    assert (caught.value.kind, caught.value.headers) == (errors.BUSY, {"Retry-After": "1"})
-
-
-async def test_a_limit_that_is_lifted_meanwhile_lets_go(world: World) -> None:
-    await world.limit(Limits(100))
-    async with world.held.hold(ACME, "u", "a", None) as hold:
-        world.limits = UNLIMITED
-        await world.books.remove("team")
-        await hold.grow(200)
-        await hold.give_back()
-    assert world.api.body is None
-
-
 async def test_contention_is_busy_and_never_over_the_quota(world: World) -> None:
     await world.limit(Limits(100))
     world.api.conflicts = 10_000
@@ -366,66 +226,3 @@ async def test_a_charge_that_cannot_be_given_back_is_left_to_its_lease(world: Wo
     with pytest.raises(BrokeError):
         await break_off(world, 60, lose)
     assert world.api.held == {"u": 60}
-
-
-async def test_a_count_goes_on_while_others_charge(world: World) -> None:
-    await world.limit(Limits(100))
-
-    async def observe() -> tuple[Live, ...]:
-        async with world.held.hold(ACME, "v", "b", 5) as hold:
-            hold.keep()
-        return (Live("u", "a", State.STORED, 10),)
-
-    world.api.conflicts = 0
-    assert (await world.books.recount("team", observe)).changed
-    account = world.books.account("team")
-    assert account is not None
-    assert (account.totals.committed_bytes, account.reserved_bytes) == (10, 5)
-    world.api.conflicts = 2
-
-    async def more() -> tuple[Live, ...]:
-        return (Live("u", "a", State.STORED, 20),)
-
-    assert (await world.books.recount("team", more)).changed
-    world.api.conflicts = 10_000
-    with pytest.raises(ContentionError):
-        await world.books.recount("team", observe_nothing)
-
-
-async def observe_nothing() -> tuple[Live, ...]:
-    return ()
-
-
-async def test_a_count_is_done_again_when_it_was_overtaken(world: World) -> None:
-    await world.limit(Limits(100))
-    rounds = []
-
-    async def observe() -> tuple[Live, ...]:
-        rounds.append(1)
-        if len(rounds) < 3:
-            await world.books.recount("team", lambda: observe_one(len(rounds)))
-        return (Live("u", "a", State.STORED, 50),)
-
-    await world.books.recount("team", observe)
-    assert len(rounds) == 3
-    with pytest.raises(ContentionError):
-        await world.books.recount("team", lambda: overtaken(world))
-
-
-async def observe_one(size_bytes: int) -> tuple[Live, ...]:
-    return (Live("u", "a", State.STORED, size_bytes),)
-
-
-async def overtaken(world: World) -> tuple[Live, ...]:
-    known = world.books.account("team")
-    size_bytes = known.totals.committed_bytes + 1 if known else 0
-    await world.books.recount("team", lambda: observe_one(size_bytes))
-    return ()
-
-
-async def test_without_a_ledger_nothing_is_decided(world: World) -> None:
-    with pytest.raises(NotReadyError):
-        await world.books.commit("team", cast("Any", None), 1)
-    assert not await world.books.exists("team")
-    await world.count()
-    assert await world.books.exists("team")

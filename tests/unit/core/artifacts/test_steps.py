@@ -2,62 +2,40 @@
 
 import base64
 import json
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from manifestry.core.artifacts import lives, manifests, plans, steps
-from manifestry.core.artifacts.fetches import Failure, Fetched, Order, Pending
+from manifestry.core.artifacts.fetches import Fetched, Pending
 from manifestry.core.artifacts.manifests import Descriptor
-from manifestry.core.artifacts.plans import DropFetched, Lookups, Observed, Plan, PublishStaged, Tenant
-from manifestry.core.artifacts.sources import Evidence, Reference
+from manifestry.core.artifacts.plans import Lookups, Observed
+from manifestry.core.artifacts.sources import Evidence
 from manifestry.core.blobs import digests
-from manifestry.core.kube import conditions
-
-CREATED = datetime(2026, 1, 1, 12, tzinfo=UTC)
-NOW = CREATED + timedelta(minutes=5)
-ACME = Tenant("acme", "0a1b2c3d-0000-4000-8000-00000000000f")
-HELLO, OTHER = digests.of(b"hello"), digests.of(b"other")
-CONFIG, SECRET = Reference("ConfigMap", "c", "k"), Reference("Secret", "s", "k")
-
-Make = Callable[..., dict[str, Any]]
-
-
-def body(generation: int = 1, status: Any = None, metadata: Any = None, **spec: Any) -> dict[str, Any]:
-    given = {"name": "greeting", "namespace": "team", "generation": generation}
-    given |= {"creationTimestamp": "2026-01-01T12:00:00Z", **(metadata or {})}
-    return {"metadata": given, "spec": {"mediaType": "text/plain", **spec}, "status": status}
-
-
-def observe(made: dict[str, Any], **evidence: Any) -> Observed:
-    evidence.setdefault("created", lives.created(made))
-    return Observed(made, ACME, Evidence(**evidence))
-
-
-def planned(made: dict[str, Any], now: datetime = NOW, **evidence: Any) -> Plan:
-    return steps.plan(observe(made, **evidence), now)
-
-
-def summary(plan: Plan) -> tuple[str, str, str]:
-    assert plan.status is not None
-    found = conditions.find(plan.status["conditions"], "Ready")
-    assert found is not None
-    kstatus = conditions.kstatus({"metadata": {"generation": 1}, "status": plan.status})
-    return found["status"], found["reason"], kstatus
-
-
-def kinds(plan: Plan) -> set[str]:
-    return {condition["type"] for condition in (plan.status or {})["conditions"]}
-
-
-INLINE: dict[str, Any] = {"inline": {"text": "hello"}}
-UPLOADED: dict[str, Any] = {"upload": {"digest": HELLO, "sizeBytes": 5}}
-FETCHED: dict[str, Any] = {"url": {"url": "https://example.org/"}}
-ABSENT = Failure("SourceNotFound", "the server answers 404", "soon")
-PRIVATE = Failure("InvalidSource", "the host has no public address")
-READY, WAITS, FAILED = ("True", "Current"), ("Unknown", "InProgress"), ("False", "Failed")
+from tests.unit.core.artifacts.observations import (
+    ABSENT,
+    ACME,
+    CONFIG,
+    CREATED,
+    FAILED,
+    FETCHED,
+    HELLO,
+    INLINE,
+    NOW,
+    OTHER,
+    PRIVATE,
+    READY,
+    SECRET,
+    UPLOADED,
+    WAITS,
+    body,
+    kinds,
+    observe,
+    planned,
+    summary,
+)
 
 
 @pytest.mark.parametrize(
@@ -343,83 +321,3 @@ def test_a_strange_status_does_no_harm(status: Any) -> None:
     assert not lives.is_ready(made)
     assert lives.reason({"status": {}}) == ("", "")
     assert summary(planned(made))[1] == "Stored"
-
-
-def test_fetched_bytes_are_published_before_the_manifest_that_names_them() -> None:
-    plan = planned(body(**FETCHED), downloads={"": Fetched("u", HELLO, 5)})
-    assert plan.actions[0] == PublishStaged(ACME.uid, "u", HELLO, 5)
-    assert plan.status is not None
-    again = body(status=plan.status, generation=2, **FETCHED)
-    assert steps.orders(observe(again), NOW) == {}
-    assert steps.lookups(again) == Lookups(frozenset({HELLO}))
-
-
-@pytest.mark.parametrize("promise", [{"digest": OTHER}, {"sizeBytes": 6}])
-def test_fetched_bytes_that_are_not_what_was_promised_are_dropped_and_not_fetched_again(
-    promise: dict[str, Any],
-) -> None:
-    made = body(**FETCHED, **promise)
-    plan = planned(made, downloads={"": Fetched("u", HELLO, 5)})
-    assert summary(plan)[2] == "Failed"
-    assert plan.actions == (DropFetched(),)
-    assert steps.lookups(made | {"status": plan.status}) is None
-    edited = body(status=plan.status, generation=2, **FETCHED, **promise)
-    assert steps.lookups(edited) == Lookups()
-    inline = planned(body(**INLINE, **promise))
-    assert steps.lookups(body(status=inline.status, **INLINE, **promise)) == Lookups()
-    assert steps.lookups(body(status=plan.status)) == Lookups()
-
-
-def file(name: str, **spec: Any) -> dict[str, Any]:
-    return {"name": name, "mediaType": "a/b", **spec}
-
-
-@pytest.mark.parametrize(
-    ("spec", "evidence", "expected"),
-    [
-        (FETCHED, {}, {"": Order("https://example.org/")}),
-        (
-            {"files": [file("a", **FETCHED, digest=HELLO, sizeBytes=5), file("b", **INLINE)]},
-            {},
-            {"a": Order("https://example.org/", HELLO, 5)},
-        ),
-        ({"files": [file("a", **FETCHED), file("b", upload={})]}, {}, {}),
-        ({"files": [file("a", **FETCHED), file("b", **INLINE, digest=OTHER)]}, {}, {}),
-        (
-            {"files": [file("a", **FETCHED), file("b", **UPLOADED)]},
-            {"blobs": {HELLO: 5}},
-            {"a": Order("https://example.org/")},
-        ),
-        ({**FETCHED, "subjectRef": {"name": "absent"}}, {}, {}),
-        (INLINE, {}, {}),
-        ({}, {}, {}),
-    ],
-)
-def test_nothing_is_fetched_before_all_else_is_there(
-    spec: dict[str, Any], evidence: dict[str, Any], expected: dict[str, Order]
-) -> None:
-    assert steps.orders(observe(body(**spec), **evidence), NOW) == expected
-
-
-def test_a_url_has_no_printable_form() -> None:
-    url = "https://example.org/?signature=canary"
-    made = observe(body(url={"url": url}))
-    shown = (repr(steps.orders(made, NOW)), repr(steps.plan(made, NOW)))
-    assert "canary" not in "".join(shown)
-
-
-def test_of_several_waits_the_nearest_one_decides_when_to_look() -> None:
-    files = [file("a", **FETCHED), file("b", upload={}), file("c", object={"digest": OTHER})]
-    plan = planned(body(files=files), CREATED)
-    assert summary(plan)[1] == "AwaitingUpload"
-    assert plan.again_seconds == 1
-    assert planned(body(files=files[:1]), CREATED).again_seconds is None
-
-
-def test_a_refused_fetch_stands_until_the_next_one_has_ended() -> None:
-    made = body(**FETCHED)
-    refused = made | {"status": planned(made, downloads={"": PRIVATE}).status}
-    assert planned(refused).status is None
-    assert summary(planned(refused, downloads={"": ABSENT})) == ("Unknown", "SourceNotFound", "InProgress")
-    waiting = made | {"status": planned(made, downloads={"": ABSENT}).status}
-    assert summary(planned(waiting))[1] == "Fetching"
