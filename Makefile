@@ -56,6 +56,16 @@ test-unit: $(STAMP) ## pure functions: seconds
 test-component: $(STAMP) ## one process against real local parts (SeaweedFS, files, HTTP)
 	@$(PYTEST) tests/component
 
+# A run of SOAK_RUNS=10 takes about an hour of one core; each run has a seed of its own.
+SOAK_RUNS ?= 10
+SOAK_LIMIT ?= 600
+.PHONY: soak-store
+soak-store: $(STAMP) ## cut the power of the local store in many more states (SOAK_RUNS, SOAK_LIMIT)
+	@for run in $$(seq $(SOAK_RUNS)); do seed=$$RANDOM$$RANDOM; echo "== run $$run of $(SOAK_RUNS), seed $$seed"; \
+	  MANIFESTRY_CRASH_SEED=$$seed MANIFESTRY_CRASH_LIMIT=$(SOAK_LIMIT) \
+	    $(PYTEST) -rA --timeout=3600 tests/component/crash/test_states.py; \
+	done
+
 .PHONY: test-clouds
 test-clouds: $(STAMP) ## the store's promises on Azurite and on Cloud Storage's API (8 min; needs Node.js and Go)
 	@$(PYTEST) tests/clouds
@@ -70,12 +80,20 @@ test-e2e: $(STAMP) up ## real pods on the kind cluster
 
 .PHONY: test
 test: export MANIFESTRY_CLUSTER := $(TEST_CLUSTER)
-test: check $(STAMP) ## everything, from nothing (a cluster of its own): unit, component, cluster, e2e
+test: check disks $(STAMP) ## everything, from nothing (a cluster of its own): unit, component, cluster, e2e
 	@$(KIND) down && $(KIND) up
 	@eval "$$($(KIND) env)" && bash hack/install.sh && \
 	  failed=; for level in $(LEVELS); do \
 	    $(PYTEST) $$(printf 'tests/%s ' $${level//,/ }) || failed="$$failed $$level"; done; \
 	  $(KIND) down; test -z "$$failed" || { echo "== failed:$$failed"; exit 1; }
+
+.PHONY: disks
+disks: ## file systems for the store's tests, installed by root on Debian (else those tests are skipped)
+	@PATH="$$PATH:/usr/sbin:/sbin"; \
+	  if ! { command -v mkfs.ext4 && command -v mkfs.xfs && command -v losetup; } >/dev/null && \
+	    [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get -q -y update >/dev/null && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends e2fsprogs xfsprogs mount; fi
 
 .PHONY: check
 check: ## list everything that has to be installed by hand

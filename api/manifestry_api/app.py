@@ -20,6 +20,7 @@ from manifestry_api.routes import (
     jobs,
     logs,
     quotas,
+    retained,
     uploads,
 )
 from manifestry_api.wire import heads
@@ -34,6 +35,7 @@ GUARDED: tuple[APIRouter, ...] = (
     quotas.router,
     job_types.router,
     garbage.router,
+    retained.router,
 )
 
 

@@ -19,9 +19,7 @@ from starlette.types import ASGIApp
 
 from manifestry.adapters.kube import cluster
 from manifestry.adapters.quota import ledgers, reservations, storagebooks
-from manifestry.adapters.store import sessions, stores
-from manifestry.adapters.store.contract import ports as store_ports
-from manifestry.adapters.store.contract import session_ports
+from manifestry.adapters.store.ownership import homes, opening
 from manifestry.core.quota.storage import limits as storage_limits
 from manifestry.settings import ApiSettings, ClusterSettings, StoreSettings
 from manifestry_api import app
@@ -72,13 +70,15 @@ async def open_ports(config: Config) -> AsyncIterator[deps.Ports]:
         user_agent=USER_AGENT,
         observer=instruments.observe_kubernetes,
     )
-    objects = stores.open_store(config.store)
-    uploads = sessions.open_sessions(config.store, objects)
+    watched = caches.build(client)
+    home = homes.KubeHome(client, config.cluster.namespace, config.api.lease_name)
+    opened = opening.open_guarded(
+        config.store, opening.Process(home, lambda uid: tenants.name_of(watched.namespaces, uid))
+    )
     try:
-        yield make_ports(config, client, (objects, uploads), instruments)
+        yield make_ports(config, client, (watched, opened), instruments)
     finally:
-        await uploads.close()
-        await objects.close()
+        await opened.close()
         await client.close()
         instruments.provider.shutdown()
 
@@ -86,18 +86,19 @@ async def open_ports(config: Config) -> AsyncIterator[deps.Ports]:
 def make_ports(
     config: Config,
     client: cluster.KubeClient,
-    opened: tuple[store_ports.Store, session_ports.Sessions],
+    opened: tuple[deps.Caches, opening.Opened],
     instruments: telemetry.Telemetry,
 ) -> deps.Ports:
-    """Return the ports around a connected client and an open store with its resumable uploads."""
-    watched = caches.build(client)
+    """Return the ports around a connected client, its caches, and an open store."""
+    watched, storage = opened
     index = tenants.TenantIndex(watched.namespaces)
     grants = tenants.GrantIndex(watched.role_bindings)
     found = limits.QuotaIndex(watched.tenant_quotas)
     return deps.Ports(
         client=client,
-        store=opened[0],
-        sessions=opened[1],
+        store=storage.store,
+        sessions=storage.sessions,
+        guard=storage.guard,
         caches=watched,
         ledgers=ledgers.Ledgers(client, lambda namespace, name: _seen(watched, namespace, name)),
         reservations=reservations.Reservations(
@@ -129,13 +130,17 @@ async def serve(config: Config) -> None:
         api = app.create_app(config.api, ports)
         health: probes.Health = api.state.health
         fronts = [servers.serve(_api_config(config.api, api), ports.shutdown)]
-        endless = [health.run(), *(cache.run() for _, cache in caches.each(ports.caches))]
+        endless = [health.run(), *_guarding(ports), *(cache.run() for _, cache in caches.each(ports.caches))]
         if config.api.webhook_enabled:
             webhook = WebhookSecrets.of(ports.client, config.api, ports.namespace)
             health.certificate = webhook
             endless += [webhook.certificate.run(), webhook.paths.run()]
             fronts.append(_serve_webhook(config.api, webhook, ports))
         await _run(fronts, endless)
+
+
+def _guarding(ports: deps.Ports) -> list[Work]:
+    return [] if ports.guard is None else [ports.guard.run()]
 
 
 async def _run(fronts: Sequence[Work], endless: Sequence[Work]) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from manifestry.core.artifacts import addresses
+from manifestry.core.fetching import addresses
 from manifestry.core.kube import names
 
 PREFIX = "MANIFESTRY_"
@@ -61,7 +61,10 @@ class StoreSettings(_Section):
     store_access_key_id: SecretStr | None = None
     store_secret_access_key: SecretStr | None = None
     store_allow_http: bool = False
+    store_checksums: bool = True  # s3: a digest with each request, which the server compares and keeps
     store_timeout_seconds: float = Field(default=30.0, gt=0, le=600)
+    # None: the larger of 64 MiB and 1 % of the volume, at most an eighth of it; see `store.local.room`
+    store_reserve_bytes: int | None = Field(default=None, ge=0)
     gc_grace_seconds: float = Field(default=7200.0, ge=1, le=31_536_000)
 
 
@@ -87,6 +90,7 @@ class OperatorSettings(_Section):
     workers: int = Field(default=16, ge=1, le=256)
     resync_seconds: float = Field(default=60.0, ge=1, le=3600)
     gc_grace_seconds: float = Field(default=7200.0, ge=1, le=31_536_000)
+    gc_tenant_grace_seconds: float = Field(default=604_800.0, ge=0, le=31_536_000)
     gc_period_seconds: float = Field(default=3600.0, ge=0, le=604_800)  # 0 = never
     scrub_bytes_per_second: int = Field(default=8 << 20, ge=0)  # 0 = never
     scrub_period_seconds: float = Field(default=86_400.0, ge=1, le=31_536_000)
@@ -138,6 +142,7 @@ class ApiSettings(_Section):
     max_body_bytes: int = Field(default=1 << 20, ge=1024, le=16 << 20)
     max_upload_bytes: int = Field(default=5 << 30, ge=1)
     gc_grace_seconds: float = Field(default=7200.0, ge=1, le=31_536_000)
+    gc_tenant_grace_seconds: float = Field(default=604_800.0, ge=0, le=31_536_000)
     max_upload_sessions: int = Field(default=64, ge=1, le=10_000)
     upload_expiry_seconds: int = Field(default=86_400, ge=1, le=30 * 86_400)
     download_redirect: bool = False

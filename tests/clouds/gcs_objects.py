@@ -6,8 +6,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 PART_MIN_BYTES = 5 << 20
@@ -36,6 +36,7 @@ class Found:
     size: int
     etag: str
     updated: float
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class Objects:
@@ -68,7 +69,13 @@ class Objects:
         """Return the names with a prefix, in the order of their bytes."""
         return sorted((name for name in self._found if name.startswith(prefix)), key=str.encode)
 
-    def put(self, name: str, pieces: Iterable[bytes], if_generation: int | None) -> Found:
+    def put(
+        self,
+        name: str,
+        pieces: Iterable[bytes],
+        if_generation: int | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Found:
         """Write an object if the present generation (0: none) is the one that is asked for."""
         present = self._found.get(name)
         if if_generation not in {None, present.generation if present else 0}:
@@ -80,7 +87,8 @@ class Objects:
             for piece in pieces:
                 hashed.update(piece)
                 size += file.write(piece)
-        self._found[name] = Found(name, generation, size, f'"{hashed.hexdigest()}"', time.time())
+        etag = f'"{hashed.hexdigest()}"'
+        self._found[name] = Found(name, generation, size, etag, time.time(), metadata or {})
         self._record(self._found[name])
         if present is not None:
             (self._data / str(present.generation)).unlink()
@@ -90,7 +98,7 @@ class Objects:
         """Copy an object onto another name."""
         found = self.get(source)
         pieces = (self.read(found, start, 1 << 20) for start in range(0, found.size, 1 << 20))
-        return self.put(name, pieces, if_generation)
+        return self.put(name, pieces, if_generation, found.metadata)
 
     def delete(self, name: str) -> None:
         """Remove an object or refuse."""

@@ -99,7 +99,8 @@ class Server:
         condition = _condition(request)
         source = request.headers.get("x-goog-copy-source")
         if source is None:
-            return web.Response(headers=_headers(self._objects.put(name, [body], condition)))
+            stored = self._objects.put(name, [body], condition, _metadata_in(request))
+            return web.Response(headers=_headers(stored))
         bucket, _, other = unquote(source).removeprefix("/").partition("/")
         if bucket != self._bucket:
             raise RefusedError(404, "NoSuchBucket")
@@ -162,7 +163,14 @@ def _headers(found: Found) -> dict[str, str]:
         "ETag": found.etag,
         "Last-Modified": format_datetime(datetime.fromtimestamp(found.updated, UTC), usegmt=True),
         "x-goog-generation": str(found.generation),
+        **found.metadata,
     }
+
+
+def _metadata_in(request: web.Request) -> dict[str, str]:
+    """Return a client's own metadata; what else a browser is told is not kept here."""
+    named = ((name.lower(), value) for name, value in request.headers.items())
+    return {name: value for name, value in named if name.startswith("x-goog-meta-")}
 
 
 def _xml(element: str, inside: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -103,6 +103,7 @@ async def works(used: ports.Store) -> bool:
     staged = await used.stage(one(bytes(6 << 20)), limit_bytes=6 << 20)
     await used.publish(TENANT, staged)
     await used.canary()
+    await used.look()
     return await used.read(TENANT, blob.digest, limit_bytes=99) == b"by the pod's own identity"
 
 
@@ -200,6 +201,7 @@ async def test_a_wrong_key_is_unavailable_and_never_shown(cloud: Cloud) -> None:
     used = stores.open_store(StoreSettings.from_mapping(changed))
     attempts: list[Callable[[], Awaitable[object]]] = [
         used.canary,
+        used.look,
         lambda: used.head(TENANT, digests.of(b"")),
     ]
     for attempt in attempts:

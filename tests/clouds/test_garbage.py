@@ -26,5 +26,7 @@ async def world(cloud: Cloud) -> AsyncIterator[World]:
     prefix = f"world-{uuid.uuid4()}"  # what a collector does not know it takes for garbage
     settings = cloud.settings() | {"MANIFESTRY_STORE_PREFIX": prefix, "MANIFESTRY_GC_GRACE_SECONDS": "1"}
     used = stores.open_store(StoreSettings.from_mapping(settings))
-    yield World(used, cast("ObjectStore", cloud.store(prefix)))
+    made = World(used, cast("ObjectStore", cloud.store(prefix)))
+    assert await made.guard.check()
+    yield made
     await used.close()

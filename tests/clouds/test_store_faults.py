@@ -56,4 +56,6 @@ async def test_a_bucket_that_is_missing_is_unavailable(cloud: Cloud) -> None:
     used = contract.open_s3(cloud.settings(), bucket="elsewhere")
     with pytest.raises(ports.StoreUnavailableError, match="no such bucket"):
         await used.put(contract.TENANT, b"x")
+    with pytest.raises(ports.StoreUnavailableError):
+        await used.look()
     assert await used.head(str(uuid.uuid4()), digests.of(b"")) is None

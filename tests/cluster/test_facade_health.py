@@ -38,6 +38,7 @@ def test_readiness_has_a_row_for_each_dependency_and_follows_it(
     cp = make_control_plane()
     facade = start_facade(cp)
     assert facades.send(facade, "GET", "/readyz").status == 503
+    poll_until(lambda: rows(facade)["object-store-writes"]["ok"], "a write is tried", 10)
     assert {name for name, row in rows(facade).items() if not row["ok"]} == {"job-runner"}
 
     hold_lease(cp)

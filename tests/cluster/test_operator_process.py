@@ -56,7 +56,8 @@ def test_of_two_operators_one_leads_and_the_other_takes_over(
     control_plane = make_control_plane(crds=True)
     first = start_operator(control_plane)
     second = start_operator(control_plane)
-    assert probe(first, "/readyz") == (200, {"leader": True, "watches": True, "resync": True})
+    rows = ("leader", "watches", "resync", "store-ownership", "store-conformance")
+    assert probe(first, "/readyz") == (200, dict.fromkeys(rows, True))
     assert probe(second, "/readyz") == (200, {"leader": True})
     assert probe(second, "/livez")[0] == 200
     leader = holder(control_plane)

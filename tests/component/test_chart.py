@@ -230,6 +230,20 @@ def test_every_example_of_a_store_gives_both_components_the_bucket(values: str, 
         assert [each["name"] for each in deployment["template"]["spec"]["volumes"]] == ["tmp"]
 
 
+def test_a_pod_that_starts_does_not_change_every_stored_file(tmp_path: Path) -> None:
+    for deployment in deployments("", tmp_path).values():
+        context = deployment["template"]["spec"]["securityContext"]
+        assert (context["fsGroup"], context["fsGroupChangePolicy"]) == (65532, "OnRootMismatch")
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("null", None), ("0", "0"), ("21474836480", "21474836480")])
+def test_the_floor_for_new_bytes_is_the_same_for_both_components(
+    given: str, wanted: str | None, tmp_path: Path
+) -> None:
+    for deployment in deployments(f"storage: {{reserveBytes: {given}}}", tmp_path).values():
+        assert environment(deployment).get("MANIFESTRY_STORE_RESERVE_BYTES") == wanted
+
+
 @pytest.mark.parametrize(
     ("kind", "account", "secret"),
     [

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sysconfig
+import uuid
 from pathlib import Path
 
 import obstore
@@ -41,10 +42,11 @@ class S3Server(Child):
         argv = [*_argv(self._data, port), f"-bucket={bucket}"]
         super().__init__(Program("seaweedfs", argv, self._can_write, env=env), folder / "seaweedfs.log")
 
-    def store(self) -> S3Store:
-        """Return a new client of the bucket."""
+    def store(self, prefix: str | None = None) -> S3Store:
+        """Return a new client of the bucket, or of what is below a prefix in it."""
         return S3Store(
             bucket=self.bucket,
+            prefix=prefix,
             endpoint=self.endpoint,
             region=REGION,
             access_key_id=ACCESS_KEY,
@@ -65,6 +67,10 @@ class S3Server(Child):
             "MANIFESTRY_STORE_SECRET_ACCESS_KEY": SECRET_KEY,
             "MANIFESTRY_STORE_ALLOW_HTTP": "true",
         }
+
+    def apart(self) -> dict[str, str]:
+        """Return `settings` of a store of its own in the bucket: a store belongs to one installation."""
+        return {**self.settings(), "MANIFESTRY_STORE_PREFIX": f"apart-{uuid.uuid4()}"}
 
     def dispose(self) -> None:
         """Kill the server and remove its data."""

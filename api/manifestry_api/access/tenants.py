@@ -75,6 +75,12 @@ class GrantIndex:
         return list(self._role_bindings.in_namespace(namespace).values())
 
 
+def name_of(namespaces: watches.Reflector, uid: str) -> str:
+    """Return the name of the namespace with a uid, empty for none."""
+    found = (body.get("metadata") or {} for body in namespaces.items.values())
+    return next((str(meta.get("name", "")) for meta in found if meta.get("uid") == uid), "")
+
+
 def require_synced(reflector: watches.Reflector) -> None:
     """Refuse while a cache has not been filled for the first time.
 

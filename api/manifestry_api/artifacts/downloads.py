@@ -4,7 +4,10 @@ The ways, best first: a signed link, where an administrator wants clients to go 
 the file to the socket inside the kernel; windows read from the store at the client's pace.
 """
 
+import asyncio
+import contextlib
 import functools
+import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
@@ -15,8 +18,10 @@ from starlette.responses import Response
 
 from manifestry.adapters.store.contract import ports as store_ports
 from manifestry.core import errors
+from manifestry.core.artifacts.suspects import Suspect
 from manifestry.core.blobs import digests
 from manifestry.core.http import dispositions, etags, ranges
+from manifestry_api.artifacts import suspects
 from manifestry_api.guard import deps
 from manifestry_api.objects import answers
 from manifestry_api.request import contexts, fields
@@ -34,12 +39,14 @@ class Content(NamedTuple):
         size_bytes: of all bytes.
         media_type: as the client gave it.
         file_name: as the client gave it.
+        owner: whose it is.
     """
 
     digest: str
     size_bytes: int
     media_type: str
     file_name: str
+    owner: Suspect
 
 
 async def answer(ports: deps.Ports, caller: deps.Caller, request: Request, content: Content) -> Response:
@@ -67,6 +74,7 @@ async def answer(ports: deps.Ports, caller: deps.Caller, request: Request, conte
             return await _sent(ports, payload, content, body)
         return await _streamed(ports, caller, content, body)
     except (store_ports.BlobNotFoundError, store_ports.BlobDamagedError) as error:
+        await suspects.tell(ports, content.owner)
         raise errors.Problem(
             errors.INTERNAL, "the stored bytes of this artifact are missing or damaged"
         ) from error
@@ -141,8 +149,11 @@ async def _sent(ports: deps.Ports, payload: store_ports.Payload, content: Conten
 
 
 async def _streamed(ports: deps.Ports, caller: deps.Caller, content: Content, body: _Body) -> Response:
-    chunks = await streams.primed(_read(ports, caller, content, body.pieces))
-    return streams.StreamedResponse(chunks, status_code=body.status, headers=body.headers)
+    chunks = _read(ports, caller, content, body.pieces)
+    if body.status == 200:
+        chunks = _verified(chunks, content)
+    first = await streams.primed(_told(ports, chunks, content))
+    return streams.StreamedResponse(first, status_code=body.status, headers=body.headers)
 
 
 async def _read(
@@ -160,6 +171,38 @@ async def _read(
                 ports.instruments.count_stream(len(chunk))
         finally:
             await streams.close(chunks)
+
+
+async def _verified(
+    chunks: AsyncGenerator[streams.Chunk, None], content: Content
+) -> AsyncGenerator[streams.Chunk, None]:
+    """Yield a whole payload, the last chunk only once all of it hashes to its digest.
+
+    Raises:
+        BlobDamagedError: it does not; the answer then ends before its `Content-Length`.
+    """
+    sha256, left_bytes = hashlib.sha256(), content.size_bytes
+    async with contextlib.aclosing(chunks):
+        async for chunk in chunks:
+            await asyncio.to_thread(sha256.update, chunk)
+            left_bytes -= len(chunk)
+            found = f"{digests.ALGORITHM}:{sha256.hexdigest()}" if left_bytes <= 0 else content.digest
+            if not digests.equal(found, content.digest):
+                raise store_ports.BlobDamagedError("the stored bytes do not match their digest")
+            yield chunk
+
+
+async def _told(
+    ports: deps.Ports, chunks: AsyncGenerator[streams.Chunk, None], content: Content
+) -> AsyncGenerator[streams.Chunk, None]:
+    """Yield the body; that its bytes are bad is noted also when the head has been sent."""
+    async with contextlib.aclosing(chunks):
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except (store_ports.BlobNotFoundError, store_ports.BlobDamagedError):
+            await suspects.tell(ports, content.owner)
+            raise
 
 
 def _headers(content: Content) -> dict[str, str]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from manifestry.core import errors
-from manifestry.core.artifacts import lives
 from manifestry.core.artifacts import uploads as artifact_uploads
 from manifestry.core.blobs import digests, keys
 from manifestry_api.artifacts import uploads as puts
@@ -19,6 +18,7 @@ class Found:
 
     state: artifact_uploads.State
     artifact: lookups.Object
+    is_repair: bool = False  # the payload was stored once, and is damaged or missing by now
 
     @property
     def session(self) -> artifact_uploads.Session:
@@ -35,11 +35,6 @@ class Found:
     def holder(self) -> lookups.Object:
         """Return what gets the payload: the artifact's spec, or one of its files."""
         return puts.holder(self.artifact, self.session.file)
-
-    @property
-    def is_repair(self) -> bool:
-        """Tell whether the artifact's payload was stored once and is damaged or missing by now."""
-        return self.recorded is not None and lives.is_lost(self.artifact)
 
     @property
     def is_complete(self) -> bool:
@@ -67,7 +62,8 @@ async def find(ports: deps.Ports, caller: deps.Caller, session_id: str) -> Found
         except errors.Problem:
             raise absent() from None
         if artifact["metadata"]["uid"] == state.session.artifact_uid:
-            return Found(state, artifact)
+            is_repair = await puts.needs_repair(ports, caller, artifact, state.session.file)
+            return Found(state, artifact, is_repair)
     raise absent()
 
 

@@ -14,7 +14,7 @@ from manifestry.adapters.quota import reservations
 from manifestry.adapters.store.contract import ports as store_ports
 from manifestry.adapters.store.contract import session_ports
 from manifestry.core import errors
-from manifestry.core.artifacts import lives, uploads
+from manifestry.core.artifacts import uploads
 from manifestry_api.artifacts import payloads, session_states
 from manifestry_api.artifacts import uploads as puts
 from manifestry_api.artifacts.session_states import Found
@@ -46,7 +46,7 @@ async def create(
     _check_empty(request)
     holder, metadata = puts.holder(artifact, file), artifact["metadata"]
     recorded = holder["upload"].get("digest")
-    if recorded is not None and not lives.is_lost(artifact):
+    if recorded is not None and not await puts.needs_repair(ports, caller, artifact, file):
         raise _has_payload()
     wanted = uploads.Session(
         session_id=str(uuid.uuid4()),
@@ -76,6 +76,14 @@ async def append(ports: deps.Ports, caller: deps.Caller, found: Found, request: 
             bad-request, payload-too-large, digest-mismatch, validation-failed, quota-exceeded.
         StoreError: the object store refuses; `HEAD` tells what it has.
     """
+    try:
+        return await _append(ports, caller, found, request)
+    except session_ports.SessionLostError as error:
+        await ports.reservations.release(caller, found.session.artifact_uid, found.session.session_id)
+        raise errors.Problem(error.kind, str(error)) from error
+
+
+async def _append(ports: deps.Ports, caller: deps.Caller, found: Found, request: Request) -> Response:
     _check_piece(request)
     wanted = _wanted(request)
     if found.recorded is not None and not found.is_repair:
@@ -194,10 +202,24 @@ async def _take(
         body.check()
     except errors.Problem as problem:
         if problem.kind is errors.DIGEST_MISMATCH:  # the bytes are among the others already
-            await ports.sessions.abort(found.session)
-            raise
+            end = await _take_back(ports, found, wanted.offset)
         raise session_states.with_offset(problem, end) from None
     return end
+
+
+async def _take_back(ports: deps.Ports, found: Found, offset: int) -> int:
+    """Remove a piece that is not what was sent, and return where the bytes end now.
+
+    Whoever cannot be rid of the piece gives the upload up: nobody may go on behind wrong bytes.
+    """
+    try:
+        await ports.sessions.cut(found.session, offset)
+    except (session_ports.OffsetError, session_ports.SessionNotFoundError):
+        raise session_states.absent() from None
+    except store_ports.StoreError:
+        await ports.sessions.abort(found.session)
+        raise
+    return offset
 
 
 async def _again(data: bytes) -> AsyncIterator[bytes]:
@@ -257,6 +279,9 @@ async def _sealed(ports: deps.Ports, found: Found) -> store_ports.Staged:
         raise session_states.absent() from None
     except session_ports.OffsetError:
         raise errors.Problem(errors.CONFLICT, "another request appends to this upload") from None
+    except session_ports.PieceDamagedError as error:
+        detail = f"bytes were damaged in the store; send them again from {error.offset} on"
+        raise session_states.with_offset(errors.Problem(errors.CONFLICT, detail), error.offset) from None
 
 
 async def _repeated(

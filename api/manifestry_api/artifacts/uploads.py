@@ -66,7 +66,7 @@ async def receive(
     promise = _promise(holder(artifact, file), request, ports.settings.max_upload_bytes)
     chunks = _chunks(request)
     recorded = holder(artifact, file)["upload"].get("digest")
-    if recorded is not None and lives.is_lost(artifact):
+    if await needs_repair(ports, caller, artifact, file):
         return await _repair(ports, caller, artifact, chunks, repairing(promise, holder(artifact, file)))
     if recorded is not None:
         return _same(artifact, recorded, await _hash(chunks))
@@ -108,6 +108,29 @@ def holder(artifact: lookups.Object, file: str = "") -> lookups.Object:
     if found is None:
         raise errors.Problem(errors.NOT_FOUND, "the artifact has no file of this name")
     return dict(found)
+
+
+async def needs_repair(
+    ports: deps.Ports, caller: deps.Caller, artifact: lookups.Object, file: str = ""
+) -> bool:
+    """Tell whether recorded bytes must be stored once more: found damaged or missing, or not there now.
+
+    The status may not know yet: a store that was restored from an older copy, a file that was lost since the
+    last scrub. That bytes of the right size are sound only the scrub can tell.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    upload = holder(artifact, file).get("upload") or {}
+    if upload.get("digest") is None:
+        return False
+    if lives.is_lost(artifact):
+        return True
+    try:
+        blob = await ports.store.head(caller.tenant_uid, upload["digest"])
+    except store_ports.BlobDamagedError:  # not even a file
+        return True
+    return blob is None or upload.get("sizeBytes") not in {None, blob.size_bytes}
 
 
 def check_state(artifact: lookups.Object, file: str = "") -> None:

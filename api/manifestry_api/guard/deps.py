@@ -28,6 +28,7 @@ from manifestry.adapters.kube import calls, cluster, watches
 from manifestry.adapters.quota import ledgers, reservations
 from manifestry.adapters.store.contract import ports as store_ports
 from manifestry.adapters.store.contract import session_ports
+from manifestry.adapters.store.ownership import guards
 from manifestry.core import errors
 from manifestry.core.access import permissions
 from manifestry_api.access import tenants
@@ -106,6 +107,7 @@ class Ports:
     gate: Gate
     audit: audits.AuditSink
     instruments: telemetry.Telemetry
+    guard: guards.Guard | None = None  # already around `store` and `sessions`; here for its rows
     namespace: str = "manifestry-system"  # our own: the Lease and the webhook's Secret
     clock: Clock = utc_now
     shutdown: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,9 +1,9 @@
 """What readiness looks at: pure judgements of what the probes have brought; the clock is an argument."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from manifestry.core.access import identities
 from manifestry.core.kube import conditions, names
@@ -11,6 +11,8 @@ from manifestry.core.kube import conditions, names
 CACHE_MAX_AGE_SECONDS = 90.0  # the server sends a bookmark about every 60 s
 LEASE_GRACE_SECONDS = 5.0
 KINDS = (names.ARTIFACTS, names.JOBS, names.JOB_TYPES, names.TENANT_QUOTAS, names.QUOTA_LEDGERS)
+
+Verdict = Literal["ok", "degraded", "failed"]
 
 
 @dataclass(frozen=True)
@@ -20,17 +22,32 @@ class Row:
     Args:
         age_seconds: since it was last known to be so; None when it never was looked at.
         reason: empty when all is well.
+        is_vital: whether nothing can be served without it; else it only degrades.
     """
 
     name: str
     ok: bool
     age_seconds: float | None = None
     reason: str = ""
+    is_vital: bool = True
 
     def render(self) -> dict[str, Any]:
         """Return the row as JSON."""
         age = None if self.age_seconds is None else round(self.age_seconds, 1)
         return {"name": self.name, "ok": self.ok, "ageSeconds": age, "reason": self.reason}
+
+
+def verdict(rows: Iterable[Row], excluded: Collection[str] = ()) -> Verdict:
+    """Return `failed` when something vital is not well, `degraded` when only something else is not.
+
+    Args:
+        rows: what was looked at.
+        excluded: names of rows that do not count.
+    """
+    bad = [row for row in rows if not row.ok and row.name not in excluded]
+    if any(row.is_vital for row in bad):
+        return "failed"
+    return "degraded" if bad else "ok"
 
 
 def caches_row(states: Iterable[tuple[str, bool, float, str | None]], now_seconds: float) -> Row:

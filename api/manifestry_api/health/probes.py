@@ -27,10 +27,12 @@ class Probe:
         name: the row's name.
         period_seconds: the pause between two looks.
         examine: returns why it is not well, empty when it is; may raise what adapters raise.
+        is_vital: whether nothing can be served without it.
     """
 
-    def __init__(self, name: str, period_seconds: float, examine: Examine) -> None:
+    def __init__(self, name: str, period_seconds: float, examine: Examine, *, is_vital: bool = True) -> None:
         self.name = name
+        self._is_vital = is_vital
         self._period_seconds = period_seconds
         self._examine = examine
         self._reason = "not examined yet"
@@ -56,12 +58,10 @@ class Probe:
 
     def row(self) -> checks.Row:
         """Return the last result; one that is three periods old is not believed."""
-        if self._looked_seconds is None:
-            return checks.Row(self.name, ok=False, reason=self._reason)
-        age = time.monotonic() - self._looked_seconds
-        if age > 3 * self._period_seconds + TIMEOUT_SECONDS:
-            return checks.Row(self.name, ok=False, age_seconds=age, reason="the probe itself is stuck")
-        return checks.Row(self.name, not self._reason, age, self._reason)
+        age = None if self._looked_seconds is None else time.monotonic() - self._looked_seconds
+        is_stuck = age is not None and age > 3 * self._period_seconds + TIMEOUT_SECONDS
+        reason = "the probe itself is stuck" if is_stuck else self._reason
+        return checks.Row(self.name, not reason, age, reason, self._is_vital)
 
 
 def _reason(error: Exception) -> str:
@@ -88,7 +88,9 @@ class Health:
         self.certificate: Certificate | None = None
         self.probes: Sequence[Probe] = (
             Probe("kubernetes-api", 5.0, self._kubernetes),
-            Probe("object-store", 10.0, self._store),
+            Probe("object-store", 10.0, self._reads),
+            # What is full or read-only still serves downloads, deletions, Jobs and the webhook.
+            Probe("object-store-writes", 10.0, self._writes, is_vital=False),
             Probe("job-runner", 5.0, self._lease),
             Probe("configuration", 30.0, self._configuration),
         )
@@ -107,6 +109,8 @@ class Health:
         ]
         rows = [*(probe.row() for probe in self.probes), checks.caches_row(states, time.monotonic())]
         rows.append(checks.tenants_row(self._ports.tenants.directory))
+        guarded = () if self._ports.guard is None else self._ports.guard.rows()
+        rows += [checks.Row(each.name, not each.reason, each.age_seconds, each.reason) for each in guarded]
         if self._ports.settings.webhook_enabled:
             reason = self.certificate.reason if self.certificate else "the webhook is not served"
             rows.append(checks.Row("webhook-certificate", not reason, 0.0, reason))
@@ -116,14 +120,20 @@ class Health:
         await self._ports.client.get_raw("/readyz")
         return ""
 
-    async def _store(self) -> str:
+    async def _reads(self) -> str:
+        return await self._store("look", self._ports.store.look())
+
+    async def _writes(self) -> str:
+        return await self._store("canary", self._ports.store.canary())
+
+    async def _store(self, operation: str, request: Awaitable[None]) -> str:
         began, status = time.monotonic(), 503
         try:
-            await self._ports.store.canary()
+            await request
             status = 200
         finally:
             elapsed = time.monotonic() - began
-            self._ports.instruments.slow_calls.observe("object-store", "canary", status, elapsed)
+            self._ports.instruments.slow_calls.observe("object-store", operation, status, elapsed)
         return ""
 
     async def _lease(self) -> str:

@@ -6,7 +6,7 @@ The models in `views` say the same for the OpenAPI document; a test holds the tw
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from manifestry.core.artifacts import changes, filelists, requests
@@ -15,6 +15,7 @@ from manifestry.core.http import etags
 from manifestry.core.jobs import parameters, statuses
 from manifestry.core.kube import conditions, names
 from manifestry.core.quota import positions
+from manifestry.core.quota.storage.retained import Retained
 
 Object = Mapping[str, Any]
 
@@ -224,6 +225,22 @@ def garbage(blob: collection.Blob, verdict: collection.Verdict) -> dict[str, Any
     )
 
 
+def damaged(aside: collection.Blob) -> dict[str, Any]:
+    """Return bytes that were set aside, at the time of their last change."""
+    return {
+        "digest": aside.digest,
+        "sizeBytes": aside.size_bytes,
+        "since": _time(aside.modified),
+        "until": _time(aside.modified + collection.QUARANTINE),
+        "reason": "DigestMismatch",
+    }
+
+
+def gone_tenant(uid: str, since: datetime, grace: timedelta) -> dict[str, Any]:
+    """Return a tenant whose namespace is gone, and from when on its bytes are garbage."""
+    return {"tenantUid": uid, "goneSince": _time(since), "garbageFrom": _time(since + grace)}
+
+
 def _time(when: datetime) -> str:
     return when.isoformat(timespec="seconds").replace("+00:00", "Z")
 
@@ -231,6 +248,20 @@ def _time(when: datetime) -> str:
 def page(items: Sequence[Object], token: str | None) -> dict[str, Any]:
     """Return one page of a list; `continue` is absent on the last one."""
     return _present(**{"items": list(items), "continue": token})
+
+
+def retained(found: Retained, tenant: str, namespace_uid: str) -> dict[str, Any]:
+    """Return what is retained of one deleted artifact."""
+    return _present(
+        id=found.artifact_uid,
+        name=found.name or None,
+        tenant=tenant,
+        namespaceUid=namespace_uid,
+        digests=list(found.digests),
+        sizeBytes=found.size_bytes,
+        since=_time(found.since),
+        damaged=found.is_damaged or None,
+    )
 
 
 def etag(body: Object) -> str:

@@ -249,6 +249,13 @@ class JobQuery(ListQuery):
     status: JobStatus | None = Field(None, description="The word that the answers show.")
 
 
+class RetainedQuery(PageQuery):
+    """Filters of `GET /retained`; all given ones must match."""
+
+    name: str | None = Field(None, max_length=63, description="What the deleted artifact was called.")
+    digest: str | None = Field(None, max_length=71, description="Of a payload, or of the manifest.")
+
+
 class SubmitQuery(_Query):
     """Switches of `POST /jobs`."""
 

@@ -218,8 +218,12 @@ class StorageQuotaView(View):
     used_bytes: Count = Field(description="What the stored artifacts refer to, each for itself.")
     reserved_bytes: Count = Field(description="Charged for bytes that are on their way.")
     max_bytes: Count | None = None
-    artifacts: Count = Field(description="Those on their way included.")
+    artifacts: Count = Field(description="Those on their way, and the retained ones, included.")
     max_artifacts: Count | None = None
+    retained_bytes: Count | None = Field(
+        None, description="How many of the used bytes are retained of deleted artifacts; absent for none."
+    )
+    retained_artifacts: Count | None = Field(None, description="Of how many deleted artifacts.")
 
 
 class QuotasView(View):
@@ -228,6 +232,28 @@ class QuotasView(View):
     tenant: str
     items: list[JobQuotaView]
     storage: StorageQuotaView
+
+
+class RetainedView(View):
+    """The bytes that `deletionPolicy: Retain` keeps of one deleted artifact."""
+
+    id: str = Field(description="`metadata.uid` of the artifact that was.")
+    name: str | None = Field(None, description="Its name; absent where the record cannot be read.")
+    tenant: str
+    namespace_uid: str = Field(description="Of the tenant's namespace: the bytes' place in the store.")
+    digests: list[Digest] = Field(description="Of the payloads and of the manifest.")
+    size_bytes: Count = Field(description="As the storage quota counts them.")
+    since: datetime = Field(description="When they were pinned, by the store's clock.")
+    damaged: bool | None = Field(
+        None, description="True where the record cannot be read; it stops the collection of the tenant."
+    )
+
+
+class RetainedPage(View):
+    """What is retained of a tenant's deleted artifacts, by id; a page that is not the last may be short."""
+
+    items: list[RetainedView]
+    token: str | None = Field(None, alias="continue")
 
 
 class QueuePosition(View):
@@ -253,13 +279,49 @@ class GarbageView(View):
     referrers: list[str] | None = Field(None, description="Names of what refers to it, ten at most.")
 
 
+class GoneTenantView(View):
+    """The bytes of an earlier namespace with the same name."""
+
+    tenant_uid: str
+    gone_since: datetime
+    garbage_from: datetime = Field(description="Until then they may be copied to the new namespace's uid.")
+
+
 class GarbagePage(View):
     """A tenant's stored blobs in the order of their digests."""
 
     tenant: str
     grace_seconds: float
+    gone_tenants: list[GoneTenantView] | None = Field(None, description="On the first page only.")
     items: list[GarbageView]
     token: str | None = Field(None, alias="continue")
+
+
+class DamagedView(View):
+    """Stored bytes that the scrub has set aside."""
+
+    digest: Digest = Field(description="What they should hash to.")
+    size_bytes: Count
+    since: datetime = Field(description="When they were set aside.")
+    until: datetime = Field(description="The collector removes them in its first run after this.")
+    reason: Literal["DigestMismatch"] = Field(
+        description="They were read twice, and did not match the digest."
+    )
+
+
+class DamagedPage(View):
+    """What is set aside of a tenant."""
+
+    tenant: str
+    items: list[DamagedView]
+    token: str | None = Field(None, alias="continue")
+
+
+class RestoredView(View):
+    """Bytes that were set aside, and are served again."""
+
+    digest: Digest
+    size_bytes: Count
 
 
 class QueuePage(View):
@@ -287,9 +349,9 @@ class CheckView(View):
 
 
 class ReadinessView(View):
-    """Every check; `failed` when one fails that was not excluded."""
+    """Every check; `failed` when a vital one fails that was not excluded, `degraded` when another does."""
 
-    status: Literal["ok", "failed"]
+    status: Literal["ok", "degraded", "failed"]
     checks: list[CheckView]
 
 

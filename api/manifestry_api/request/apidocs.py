@@ -77,6 +77,11 @@ _PLACES: Mapping[tuple[str, str], Mapping[str, Any]] = {
         "schema": {"type": "string", "pattern": fields.DIGEST_PATTERN, "maxLength": 71},
         "example": f"sha256:{'0' * 64}",
     },
+    ("damaged", "digest"): {
+        "description": "What the bytes should hash to.",
+        "schema": {"type": "string", "pattern": fields.DIGEST_PATTERN, "maxLength": 71},
+        "example": f"sha256:{'0' * 64}",
+    },
     ("jobs", "name"): {
         "description": "The job's id.",
         "schema": {**_LABEL, "maxLength": names.NAME_MAX_LENGTH},
@@ -84,6 +89,11 @@ _PLACES: Mapping[tuple[str, str], Mapping[str, Any]] = {
     },
     ("job-types", "name"): _JOB_TYPE,
     ("quotas", "job_type"): _JOB_TYPE,
+    ("retained", "uid"): {
+        "description": "The id of what is retained: `metadata.uid` of the artifact that was.",
+        "schema": {"type": "string", "format": "uuid"},
+        "example": "7c1f0f5a-3d1c-4f0e-9c53-2f9f6f1d8a12",
+    },
 }
 
 

@@ -110,6 +110,8 @@ def _escape(part: object) -> str:
 
 def from_store(error: ports.StoreError) -> errors.Problem:
     """Return the problem for a refusal of the object store; keys and endpoints are not in it."""
+    if isinstance(error, ports.StoreRefusedError):
+        return errors.Problem(error.kind, str(error))
     return errors.Problem(error.kind, f"the object store: {error.kind.title.lower()}")
 
 

@@ -11,7 +11,7 @@ from manifestry.core import errors
 from manifestry.core.access import permissions
 from manifestry.core.artifacts import manifests
 from manifestry.core.http import etags
-from manifestry_api.artifacts import downloads, uploads
+from manifestry_api.artifacts import downloads, suspects, uploads
 from manifestry_api.guard import deps
 from manifestry_api.objects import answers, lookups, representations, views
 
@@ -152,8 +152,11 @@ async def get_manifest(name: str, request: Request, ports: deps.PortsDep, caller
         return unchanged
     try:
         content = await ports.store.read(caller.tenant_uid, digest, limit_bytes=manifests.MAX_BYTES)
-    except store_ports.BlobNotFoundError as error:
-        raise errors.Problem(errors.INTERNAL, "the stored bytes of this manifest are missing") from error
+    except (store_ports.BlobNotFoundError, store_ports.BlobDamagedError) as error:
+        await suspects.tell(ports, suspects.of(found))
+        raise errors.Problem(
+            errors.INTERNAL, "the stored bytes of this manifest are missing or damaged"
+        ) from error
     headers = {**downloads.immutable(digest, etag), "Content-Type": manifests.MEDIA_TYPE}
     return Response(content, headers=headers)
 
@@ -182,4 +185,5 @@ def _content(body: lookups.Object) -> downloads.Content:
         stored["sizeBytes"],
         spec.get("mediaType", ""),
         spec.get("fileName") or body["metadata"]["name"],
+        suspects.of(body),
     )

@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from manifestry.core import errors
-from manifestry_api.artifacts import downloads, uploads
+from manifestry_api.artifacts import downloads, suspects, uploads
 from manifestry_api.guard import deps
 from manifestry_api.objects import lookups
 from manifestry_api.routes import contents
@@ -58,4 +58,6 @@ def _content(body: lookups.Object, file: str) -> downloads.Content:
     if file not in stored:
         raise errors.Problem(errors.CONFLICT, "the file is not stored yet")
     found = stored[file]
-    return downloads.Content(found["digest"], found["sizeBytes"], spec.get("mediaType", ""), file)
+    return downloads.Content(
+        found["digest"], found["sizeBytes"], spec.get("mediaType", ""), file, suspects.of(body)
+    )

@@ -26,7 +26,7 @@ async def livez() -> Response:
     summary="Every check with its age and reason",
     responses={
         200: {"model": views.ReadinessView},
-        503: {"description": "At least one check fails", "model": views.ReadinessView},
+        503: {"description": "At least one vital check fails", "model": views.ReadinessView},
     },
 )
 async def readyz(
@@ -35,14 +35,17 @@ async def readyz(
         list[str] | None, Query(max_length=16, description="Names of checks that do not count.")
     ] = None,
 ) -> Response:
-    """Answer 200 when every check is well, else 503; `exclude` leaves a check out of the verdict.
+    """Answer 200 when every vital check is well, else 503; `exclude` leaves a check out of the verdict.
+
+    What still serves, only not everything, is `degraded` with 200: a store that takes no bytes must take
+    neither the downloads nor the webhook out of the Service.
 
     References: https://kubernetes.io/docs/reference/using-api/health-checks/ (`?exclude=`).
     """
     rows: list[checks.Row] = request.app.state.health.rows()
-    ready = all(row.ok for row in rows if row.name not in (exclude or ()))
-    body = {"status": "ok" if ready else "failed", "checks": [row.render() for row in rows]}
-    return JSONResponse(body, 200 if ready else 503, headers=NO_STORE)
+    verdict = checks.verdict(rows, exclude or ())
+    body = {"status": verdict, "checks": [row.render() for row in rows]}
+    return JSONResponse(body, 503 if verdict == "failed" else 200, headers=NO_STORE)
 
 
 @router.get(
@@ -53,16 +56,20 @@ async def readyz(
 async def healthz(request: Request, ports: deps.PortsDep) -> Response:
     """Answer 200 while the process serves; the body says how well."""
     rows: list[checks.Row] = request.app.state.health.rows()
-    states = {row.name: "ok" if row.ok else "degraded" for row in rows}
     body: dict[str, Any] = {
-        "status": "ok" if all(row.ok for row in rows) else "degraded",
-        "database": states["kubernetes-api"],
-        "queue": states["job-runner"],
-        "objectStore": states["object-store"],
+        "status": _state(rows),
+        "database": _state(rows, "kubernetes-api"),
+        "queue": _state(rows, "job-runner"),
+        "objectStore": _state(rows, "object-store", "object-store-writes"),
         "checks": [row.render() for row in rows],
         "slowCalls": ports.instruments.slow_calls.report(),
     }
     return JSONResponse(body, headers=NO_STORE)
+
+
+def _state(rows: list[checks.Row], *names: str) -> str:
+    is_well = all(row.ok for row in rows if not names or row.name in names)
+    return "ok" if is_well else "degraded"
 
 
 @router.get(

@@ -13,6 +13,7 @@ from manifestry.core.access import permissions
 from manifestry.core.artifacts import manifests
 from manifestry.core.blobs import digests
 from manifestry.core.http import etags
+from manifestry_api.artifacts import suspects
 from manifestry_api.guard import deps
 from manifestry_api.objects import answers, lookups
 
@@ -48,14 +49,18 @@ async def get_manifest_by_digest(
     A digest alone never opens the store: whether the bytes are there is not said, not even by the time.
     """
     found = ports.caches.artifacts.select(manifest_of, (caller.namespace, digest))
-    if next(found, None) is None:
+    owner = next(found, None)
+    if owner is None:
         raise errors.Problem(errors.NOT_FOUND, "no artifact of this tenant has a manifest of this digest")
     if unchanged := answers.not_modified(request, etags.strong(digest)):
         return unchanged
     try:
         content = await ports.store.read(caller.tenant_uid, digest, limit_bytes=manifests.MAX_BYTES)
-    except store_ports.BlobNotFoundError as error:
-        raise errors.Problem(errors.INTERNAL, "the stored bytes of this manifest are missing") from error
+    except (store_ports.BlobNotFoundError, store_ports.BlobDamagedError) as error:
+        await suspects.tell(ports, suspects.of(owner))
+        raise errors.Problem(
+            errors.INTERNAL, "the stored bytes of this manifest are missing or damaged"
+        ) from error
     return Response(content, headers=_headers(digest))
 
 

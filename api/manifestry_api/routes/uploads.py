@@ -47,6 +47,7 @@ _BEGUN: answers.Documented = {
     },
     **answers.refusal(409, "The artifact takes no upload, or has its payload already"),
     **answers.refusal(429, "The tenant has too many unfinished uploads, or its storage quota is used up"),
+    **answers.refusal(507, "The object store is full"),
 }
 _BEGINNING: dict[str, Any] = {
     "parameters": [

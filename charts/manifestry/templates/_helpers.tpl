@@ -39,8 +39,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .Values.storage.type | quote }}
 - name: MANIFESTRY_STORE_TIMEOUT_SECONDS
   value: {{ .Values.storage.timeoutSeconds | quote }}
+{{- if not (kindIs "invalid" .Values.storage.reserveBytes) }}
+- name: MANIFESTRY_STORE_RESERVE_BYTES
+  value: {{ int64 .Values.storage.reserveBytes | quote }}
+{{- end }}
 - name: MANIFESTRY_GC_GRACE_SECONDS
   value: {{ int64 .Values.storage.garbage.graceSeconds | quote }}
+- name: MANIFESTRY_GC_TENANT_GRACE_SECONDS
+  value: {{ int64 .Values.storage.garbage.tenantGraceSeconds | quote }}
 - name: MANIFESTRY_UPLOAD_EXPIRY_SECONDS
   value: {{ int64 .Values.storage.uploadExpirySeconds | quote }}
 {{- if eq .Values.storage.type "local" }}
@@ -57,6 +63,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   value: {{ .Values.storage.region | quote }}
 - name: MANIFESTRY_STORE_ALLOW_HTTP
   value: {{ .Values.storage.allowHttp | quote }}
+- name: MANIFESTRY_STORE_CHECKSUMS
+  value: {{ .Values.storage.checksums | quote }}
 {{- if eq .Values.storage.type "azure" }}
 - name: MANIFESTRY_STORE_ACCESS_KEY_ID
   value: {{ required "`storage.account` must be set for azure" .Values.storage.account | quote }}

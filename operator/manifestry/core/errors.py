@@ -43,6 +43,7 @@ BUSY = ErrorKind("busy", 503, "Too much contention at the moment", retryable=Tru
 DEPENDENCY_UNAVAILABLE = ErrorKind(
     "dependency-unavailable", 503, "A dependency does not answer", retryable=True
 )
+STORE_REFUSED = ErrorKind("store-refused", 503, "The object store may not be written to", retryable=True)
 STORAGE_FULL = ErrorKind("storage-full", 507, "The object store is full")
 
 TABLE: tuple[ErrorKind, ...] = tuple(kind for kind in list(globals().values()) if isinstance(kind, ErrorKind))

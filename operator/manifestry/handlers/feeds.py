@@ -38,6 +38,8 @@ class Feed:
             self._note_ledger(change, key, item)
         if resource == names.JOBS and change == "DELETED":
             self._caches.note_deleted(str(item["metadata"].get("uid")))
+        if resource == names.ARTIFACTS and change == "DELETED":
+            self._caches.note_departed(key[1], key[2], item)
         self._queue.add(key)
 
     def _note_ledger(self, change: str | None, key: queues.Key, item: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from manifestry.adapters import clock as clocks
 from manifestry.adapters.kube import election
 from manifestry.adapters.queues import queues
+from manifestry.adapters.store.ownership import guards
 from manifestry.adapters.telemetry import health
 from manifestry.handlers import shell
 from manifestry.handlers.resyncs import Resyncs
@@ -34,6 +35,7 @@ class Probes:
     queue: queues.KeyedQueue | None = field(default=None)
     resyncs: Resyncs | None = field(default=None)
     watching: bool = field(default=False)
+    guard: guards.Guard | None = field(default=None)
 
     def live(self) -> Sequence[health.Check]:
         """Return the rows of /livez: what a restart can mend."""
@@ -42,7 +44,9 @@ class Probes:
     def ready(self) -> Sequence[health.Check]:
         """Return the rows of /readyz; a replica that waits for the leadership is ready for it."""
         leader = self._leader()
-        return (leader,) if self._stands_by() else (leader, self._watches(), self._repair())
+        if self._stands_by():
+            return (leader,)
+        return (leader, self._watches(), self._repair(), *self._store())
 
     def _loop(self) -> health.Check:
         return health.Check("event-loop", ok=True, reason="late by", age_seconds=self.lag.seconds)
@@ -69,6 +73,10 @@ class Probes:
 
     def _watches(self) -> health.Check:
         return health.Check("watches", self.watching, "begun" if self.watching else "not begun")
+
+    def _store(self) -> Sequence[health.Check]:
+        rows = () if self.guard is None else self.guard.rows()
+        return [health.Check(row.name, not row.reason, row.reason, row.age_seconds) for row in rows]
 
     def _repair(self) -> health.Check:
         if self.resyncs is None:

@@ -11,17 +11,16 @@ from prometheus_client import REGISTRY
 
 from manifestry import settings
 from manifestry.adapters import clock
-from manifestry.adapters.fetching import opening
+from manifestry.adapters.fetching import opening as fetching_opening
 from manifestry.adapters.kube import cluster, election
 from manifestry.adapters.queues import queues
 from manifestry.adapters.quota import ledgers, storagebooks
-from manifestry.adapters.store import sessions, stores
-from manifestry.adapters.store.contract import ports
+from manifestry.adapters.store.ownership import homes, opening
 from manifestry.adapters.telemetry import health, metrics
 from manifestry.adapters.webhook import tls as webhook_tls
 from manifestry.core.kube import names
 from manifestry.handlers import feeds, prerequisites, probes, resyncs, shell
-from manifestry.handlers.artifacts import collector, scrubber, uploads
+from manifestry.handlers.artifacts import collector, scrubber, suspects, uploads
 from manifestry.handlers.artifacts import reconciler as artifact_reconciler
 from manifestry.handlers.jobs import reconciler as job_reconciler
 from manifestry.handlers.quota import jobtypes, storagequotas, tenantquotas
@@ -148,26 +147,43 @@ class Operator:
         if not await self._vitals.race(prerequisites.wait_for_kinds(self._client, self._clock)):
             return
         self._metrics.leader.set(1)
-        opened = stores.open_store(self._configuration.store)
-        partial = sessions.open_sessions(self._configuration.store, opened)
-        self._collector = uploads.Collector(partial)
+        known = caches.Caches()
+        opened = self._open(known)
+        self._collector = uploads.Collector(opened.sessions)
         books = ledgers.Ledgers(self._client)
-        ctx = self._context(opened, books)
+        ctx = self._context(opened, books, known)
+        guarding = None
         try:
-            loading = prerequisites.load_caches(ctx.client, ctx.caches, self._clock)
-            if await self._vitals.race(loading):
+            loading = prerequisites.load_caches(ctx.client, known, self._clock)
+            if await self._vitals.race(loading) and await self._vitals.race(opened.guard.check()):
+                guarding = self._vitals.start("store guard", opened.guard.run())
                 books.primed = True
                 await self._serve(ctx)
         finally:
+            if guarding is not None:
+                await vitals.end(guarding)
             if ctx.fetches is not None:
                 await ctx.fetches.close()
             if ctx.storage is not None:
                 await ctx.storage.books.close()
             await books.close()
-            await partial.close()
             await opened.close()
 
-    def _context(self, opened: ports.Store, books: ledgers.Ledgers) -> registry.Context:
+    def _open(self, known: caches.Caches) -> opening.Opened:
+        chosen, where = self._configuration.operator, self._configuration.cluster.namespace
+        process = opening.Process(
+            homes.KubeHome(self._client, where, chosen.lease_name),
+            known.namespace_of,
+            self._leadership.identity if self._leadership else chosen.identity,
+            leads=True,
+        )
+        opened = opening.open_guarded(self._configuration.store, process, self._clock)
+        self._probes.guard = opened.guard
+        return opened
+
+    def _context(
+        self, opened: opening.Opened, books: ledgers.Ledgers, known: caches.Caches
+    ) -> registry.Context:
         observer = metrics.QueueMetrics(REGISTRY)
         queue = queues.KeyedQueue(clock=self._clock, observer=observer)
         observer.watch(lambda: len(queue), lambda: queue.delayed, queue.oldest_seconds)
@@ -177,15 +193,16 @@ class Operator:
 
         return registry.Context(
             client=self._client,
-            store=opened,
+            store=opened.store,
             ledgers=books,
-            caches=caches.Caches(),
+            caches=known,
             queue=queue,
             clock=self._clock,
             settings=self._configuration.operator,
             cluster_settings=self._configuration.cluster,
-            fetches=opening.open_queue(self._configuration.operator, opened, wake),
+            fetches=fetching_opening.open_queue(self._configuration.operator, opened.store, wake),
             storage=storagestates.Storage(storagebooks.StorageBooks(self._client, now=self._clock.now)),
+            guard=opened.guard,
         )
 
     async def _serve(self, ctx: registry.Context) -> None:
@@ -204,10 +221,13 @@ class Operator:
         background: tuple[vitals.Task, ...] = ()
         if await self._vitals.race(ready.wait()):
             self._catch_signals()  # kopf has put its own handlers in their place
+            collecting = collector.Collector(ctx)
             background = (
                 self._resync(ctx),
-                self._vitals.start("collector", collector.Collector(ctx).run()),
+                self._vitals.start("collector", collecting.run()),
+                self._vitals.start("reaper", collecting.reap()),
                 self._vitals.start("scrubber", scrubber.Scrubber(ctx).run()),
+                self._vitals.start("suspects", suspects.Suspects(ctx).run()),
             )
             await self._vitals.wait()
         await vitals.end(*background)
@@ -235,16 +255,20 @@ class Operator:
         return 0.0 if lost else DRAIN_SECONDS
 
 
-async def run(configuration: Configuration) -> int:
-    """Run an operator as `configuration` says; return its exit code."""
-    chosen = configuration.cluster
-    client = await cluster.KubeClient.connect(
+async def connect(chosen: settings.ClusterSettings) -> cluster.KubeClient:
+    """Return a client of the cluster; it is the caller's to close."""
+    return await cluster.KubeClient.connect(
         kubeconfig=chosen.kubeconfig or None,
         pool_size=chosen.kube_pool_size,
         request_timeout_seconds=chosen.kube_request_timeout_seconds,
         user_agent=USER_AGENT,
         observer=metrics.ClusterMetrics(REGISTRY).observe,
     )
+
+
+async def run(configuration: Configuration) -> int:
+    """Run an operator as `configuration` says; return its exit code."""
+    client = await connect(configuration.cluster)
     try:
         return await Operator(configuration, client).run()
     finally:

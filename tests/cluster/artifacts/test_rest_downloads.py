@@ -37,7 +37,7 @@ def local(control_plane: ControlPlane, tmp_path: Path) -> Iterator[rest.Installa
 
 @pytest.fixture
 def bucket(control_plane: ControlPlane, s3: S3Server, tmp_path: Path) -> Iterator[rest.Installation]:
-    with rest.installed(control_plane, tmp_path, **s3.settings()) as found:
+    with rest.installed(control_plane, tmp_path, **s3.apart()) as found:
         yield found
 
 
@@ -146,7 +146,7 @@ def test_a_payload_in_a_bucket_comes_in_windows_at_the_clients_pace(
 def test_a_payload_in_a_bucket_may_be_fetched_from_there(
     control_plane: ControlPlane, s3: S3Server, tmp_path: Path, tenant: Tenant
 ) -> None:
-    env = {**s3.settings(), "MANIFESTRY_DOWNLOAD_REDIRECT": "true"}
+    env = {**s3.apart(), "MANIFESTRY_DOWNLOAD_REDIRECT": "true"}
     with rest.installed(control_plane, tmp_path, **env) as product:
         caller = uploaded(product.team(tenant))
         answer = caller.call("GET", PATH)

@@ -129,7 +129,7 @@ def test_a_quarter_of_a_gibibyte_over_s3_takes_little_memory(
     s3: S3Server,
     start_facade: Callable[..., Any],
 ) -> None:
-    facade = start_facade(control_plane, env={**ENV, **s3.settings()}, register=False)
+    facade = start_facade(control_plane, env={**ENV, **s3.apart()}, register=False)
     caller = Team(tenant, control_plane, facade.base_url).caller("publisher")
     assert measured(caller, facade, 256 * MIB) <= 64
 
@@ -349,7 +349,7 @@ def test_the_same_over_s3(
     s3: S3Server,
     start_facade: Callable[..., Any],
 ) -> None:
-    facade = start_facade(control_plane, env={**ENV, **s3.settings()}, register=False)
+    facade = start_facade(control_plane, env={**ENV, **s3.apart()}, register=False)
     team = Team(tenant, control_plane, facade.base_url)
     caller, data = team.caller("publisher"), os.urandom(21 * MIB)
     path = begin(caller)

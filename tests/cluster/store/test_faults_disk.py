@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import pytest
 import urllib3
 
+from manifestry.core.blobs import keys
 from tests.cluster import rest
-from tests.cluster.store.inventory import Inventory
+from tests.cluster.store.inventory import Inventory, digest_of
 from tests.controlplane import tenants
 from tests.controlplane.clusterapi import poll_until
 from tests.controlplane.controlplane import ControlPlane
 from tests.e2e import conditions as having
 from tests.e2e import teams
+from tests.e2e.rest import Rest
 from tests.e2e.teams import ARTIFACTS, Team
 from tests.faults import smalldisk
 
@@ -33,13 +35,16 @@ class World:
     disk: smalldisk.SmallDisk
     team: Team
     stored: Inventory
+    jobs: Rest
 
     def row(self) -> tuple[bool, str]:
-        """Return the store's row of /readyz."""
+        """Return the row of /readyz about writes; reading goes on, and so does the facade in its Service."""
         answer = urllib3.request("GET", f"{self.product.facade.base_url}/readyz", retries=False)
-        (row,) = [row for row in answer.json()["checks"] if row["name"] == "object-store"]
-        assert answer.status == 503 or row["ok"]
-        return row["ok"], row["reason"]
+        rows = {row["name"]: row for row in answer.json()["checks"]}
+        assert rows["object-store"]["ok"], rows
+        writes = rows["object-store-writes"]
+        assert (answer.status, answer.json()["status"]) == (200, "ok" if writes["ok"] else "degraded"), rows
+        return writes["ok"], writes["reason"]
 
     def staged(self) -> list[str]:
         """Return what lies in the folder of unfinished uploads."""
@@ -56,7 +61,8 @@ def world(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
         with rest.installed(control_plane, folder, disk, **env) as product:
             product.facade.wait_complete()
             team = product.team(tenant)
-            yield World(product, disk, team, Inventory(team.caller("publisher")))
+            team.ready(rest.JOB_TYPE)
+            yield World(product, disk, team, Inventory(team.caller("publisher")), team.caller("operator"))
     finally:
         tenants.remove(control_plane, tenant)
         disk.dispose()
@@ -66,6 +72,7 @@ def break_and_mend(world: World, fault: str, status: int, code: str, reason: str
     """Let the disk fail, see that everybody says so, mend it, see that all goes on by itself."""
     stored, cluster, namespace = world.stored, world.team.cluster, world.team.namespace
     stored.store(f"{fault}-kept")
+    stored.declare(f"{fault}-gone")
     for name in (f"{fault}-small", f"{fault}-large"):
         stored.declare(name)
     if fault == "full":
@@ -82,6 +89,10 @@ def break_and_mend(world: World, fault: str, status: int, code: str, reason: str
             assert str(world.disk.folder) not in refused.data.decode()
         assert stored.read(f"{fault}-kept").status == 200
         assert stored.rest.call("GET", "/artifacts").status == 200
+        job = {"name": fault, "jobType": rest.JOB_TYPE, "parameters": {"frames": 1}}
+        submitted = world.jobs.call("POST", "/jobs", job)  # the API server asks the webhook
+        assert submitted.status in {201, 202}, submitted.data
+        assert stored.rest.call("DELETE", f"/artifacts/{fault}-gone").status in {200, 202, 204}
         poll_until(lambda: world.row() == (False, reason), reason, 25)
         cluster.wait_for(
             ARTIFACTS, f"{fault}-inline", namespace, having.has("Ready", "Unknown"), timeout_seconds=15
@@ -105,6 +116,24 @@ def test_a_full_disk_is_told_and_nothing_is_lost(world: World) -> None:
 
 def test_a_read_only_disk_is_told_and_nothing_is_lost(world: World) -> None:
     break_and_mend(world, "read-only", 503, "dependency-unavailable", "StoreUnavailableError")
+
+
+def test_a_download_that_fails_is_looked_into_long_before_the_scrub_comes_by(world: World) -> None:
+    stored, cluster, namespace = world.stored, world.team.cluster, world.team.namespace
+    for name in ("lost", "unnoticed"):
+        stored.store(name)
+        key = keys.blob(world.team.tenant.uid, digest_of(stored.sent[name]))
+        (world.disk.inside / "store" / key).unlink()
+    assert stored.upload("unnoticed").status == 200  # the same bytes: not believed, but stored
+    assert stored.read("unnoticed").status == 200
+    viewer = world.team.caller("viewer")
+    assert viewer.call("GET", "/artifacts/lost/content").status == 500
+    cluster.wait_for(ARTIFACTS, "lost", namespace, having.has("Ready", "False"), timeout_seconds=60)
+    assert viewer.call("GET", "/artifacts/lost/content").status == 409
+    assert stored.upload("lost").status in {200, 202}
+    cluster.wait_for(ARTIFACTS, "lost", namespace, having.has("Ready", "True"), timeout_seconds=60)
+    assert list((world.disk.inside / "store" / "suspects").iterdir()) == []
+    stored.check()
 
 
 def test_an_upload_that_does_not_fit_gives_its_room_back(world: World) -> None:

@@ -178,7 +178,9 @@ class Place:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "s3":
         server: S3Server = request.getfixturevalue("s3")
-        return Place(60, server.settings(), cast("Callable[[], ObjectStore]", server.store))
+        env = server.apart()
+        prefix = env["MANIFESTRY_STORE_PREFIX"]
+        return Place(60, env, lambda: cast("ObjectStore", server.store(prefix)))
     folder = tmp_path / "store"  # made by the facade
     return Place(200, {"MANIFESTRY_STORE_PATH": str(folder)}, lambda: cast("ObjectStore", LocalStore(folder)))
 

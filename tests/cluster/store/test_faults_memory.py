@@ -75,7 +75,7 @@ def put(rest: Rest, name: str, size_bytes: int, *, length: bool) -> None:
 @pytest.fixture(params=["local", "s3"])
 def env(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
     if request.param == "s3":
-        yield request.getfixturevalue("s3").settings()
+        yield request.getfixturevalue("s3").apart()
     else:
         yield {"MANIFESTRY_STORE_PATH": str(tmp_path / "store")}
         shutil.rmtree(tmp_path / "store", ignore_errors=True)  # pytest would keep the last three

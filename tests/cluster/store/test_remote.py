@@ -24,8 +24,9 @@ def remote(
     start_operator: Callable[..., Any],
     start_facade: Callable[..., Any],
 ) -> Team:
-    start_operator(control_plane, env=s3.settings())
-    facade = start_facade(control_plane, env=s3.settings())
+    env = s3.apart()
+    start_operator(control_plane, env=env)
+    facade = start_facade(control_plane, env=env)
     facade.wait_complete()
     return Team(tenant, control_plane, facade.base_url)
 

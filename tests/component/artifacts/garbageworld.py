@@ -19,7 +19,8 @@ from obstore.store import ObjectStore, S3Store
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.store import inventory, stores
 from manifestry.adapters.store.contract import ports
-from manifestry.core.blobs import digests
+from manifestry.adapters.store.ownership import guarded, homes, opening, tenants
+from manifestry.core.blobs import digests, garbagekeys, ownership
 from manifestry.core.blobs import keys as blob_keys
 from manifestry.core.kube import conditions, names
 from manifestry.handlers.artifacts import collector, reconciler, scrubber
@@ -89,15 +90,39 @@ class Clock:
         await asyncio.sleep(min(seconds, 0.01))
 
 
-class World:
-    """An operator's storage parts."""
+@dataclass
+class Cluster:
+    """What a cluster says of itself: see `homes.Home`."""
 
-    def __init__(self, used: ports.Store, behind: ObjectStore) -> None:
-        self.api, self.clock, self.store, self.behind = Api(), Clock(), used, behind
+    uid: str = "this-cluster"
+    turns: tuple[str, ...] = ()
+
+    async def look(self) -> homes.Noted:
+        return homes.Noted(ownership.Home(self.uid, self.turns))
+
+    async def note(self, seen: homes.Noted, turns: tuple[str, ...], leader: str) -> None:  # noqa: ARG002
+        if seen.home.turns != self.turns:
+            raise apierrors.ConflictError(409, "Conflict", "modified")
+        self.turns = turns
+
+
+class World:
+    """An operator's storage parts; `raw` is the store without its guard."""
+
+    def __init__(self, raw: ports.Store, behind: ObjectStore, home: Cluster | None = None) -> None:
+        self.home = home or Cluster()
+        self.api, self.clock, self.raw, self.behind = Api(), Clock(), raw, behind
+        process = opening.Process(self.home, lambda _: "team", "op", leads=True)
+        self.guard = opening.guard_of(raw, process, self.clock)
+        marks = tenants.Tenants(raw.records(), lambda: self.guard.cluster_uid, lambda _: "team")
+        used = self.store = guarded.GuardedStore(raw, self.guard, marks)
         self.uid = str(uuid.uuid4())
         unused = cast("Any", None)
         settings = OperatorSettings(
-            gc_grace_seconds=GRACE_SECONDS, scrub_bytes_per_second=1 << 30, identity="op"
+            gc_grace_seconds=GRACE_SECONDS,
+            gc_tenant_grace_seconds=0,
+            scrub_bytes_per_second=1 << 30,
+            identity="op",
         )
         self.ctx = Context(
             cast("Any", self.api),
@@ -108,6 +133,7 @@ class World:
             cast("Any", self.clock),
             settings,
             unused,
+            guard=self.guard,
         )
         self.api.put(names.NAMESPACES, {"metadata": {"name": "kube-system", "uid": "this-cluster"}})
         self.add_namespace("team", self.uid)
@@ -159,6 +185,10 @@ class World:
     def keys(self, prefix: str = "") -> list[str]:
         return sorted(item["path"] for page in obstore.list(self.behind, prefix) for item in page)
 
+    def marks(self) -> list[str]:
+        """Return the keys of the marks of the tenant."""
+        return [key for key in self.keys(blob_keys.tenant(self.uid)) if garbagekeys.parse_mark(key)]
+
     def damage(self, data: bytes) -> None:
         obstore.put(self.behind, blob_keys.blob(self.uid, digests.of(data)), bytes([data[0] ^ 1]) + data[1:])
 
@@ -197,5 +227,7 @@ async def opened(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[
             client_options={"allow_http": True},
         )
     used = stores.open_store(StoreSettings.from_mapping(settings | {"MANIFESTRY_GC_GRACE_SECONDS": "1"}))
-    yield World(used, behind)
+    world = World(used, behind)
+    assert await world.guard.check()
+    yield world
     await used.close()

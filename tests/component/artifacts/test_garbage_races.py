@@ -8,6 +8,8 @@ moment, as time plays no part in it.
 
 import asyncio
 import contextlib
+import errno
+import itertools
 import os
 import random
 import tempfile
@@ -132,10 +134,21 @@ def race_remote(
     return KEY in bucket.objects, cluster
 
 
+def no_room(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @contextlib.contextmanager
-def stepping(turns: ThreadTurns) -> Iterator[None]:
-    """Make steps of the system calls that others can see, and run the store's work in its caller's thread."""
+def stepping(turns: ThreadTurns, *, full: bool = False) -> Iterator[None]:
+    """Make steps of the system calls that others can see, and run the store's work in its caller's thread.
+
+    Args:
+        turns: whose steps they are.
+        full: there is no room for a folder.
+    """
     patch = pytest.MonkeyPatch()
+    if full:
+        patch.setattr(os, "mkdir", no_room)
     for name in (
         "link",
         "rename",
@@ -178,7 +191,7 @@ def stepping(turns: ThreadTurns) -> Iterator[None]:
         patch.undo()
 
 
-def race_local(kinds: list[str], choose: Choose, root: Path) -> tuple[bool, Cluster]:
+def race_local(kinds: list[str], choose: Choose, root: Path, *, full: bool = False) -> tuple[bool, Cluster]:
     """Return whether the blob is there at the end, and who relies on it."""
     turns, old = ThreadTurns(choose), (datetime.now(UTC) - 2 * GRACE).replace(microsecond=0)
     past, cluster = old.timestamp(), Cluster(garbage.Blob(DIGEST, len(DATA), old))
@@ -195,11 +208,27 @@ def race_local(kinds: list[str], choose: Choose, root: Path) -> tuple[bool, Clus
         used = local_blobs.LocalStore(root, timeout_seconds=60)
         return lambda: asyncio.run(actor(kind, used, cluster, step))
 
-    with stepping(turns):
+    if full:
+        asyncio.run(make_ready(root))
+    with stepping(turns, full=full):
         expected(turns.run(*(act(kind) for kind in kinds)))
     assert not list((root / "gc" / TENANT).glob("*")), "a claim was left behind"
     assert not [path for path in (root / "uploads").iterdir() if path.name != stage_id()]
     return (root / KEY).exists(), cluster
+
+
+async def make_ready(root: Path) -> None:
+    """Make what a full store has: the folders and the spare claims of the runs before."""
+    (root / garbagekeys.quarantine(TENANT, DIGEST)).parent.mkdir(parents=True)
+    used = local_blobs.LocalStore(root, timeout_seconds=60)
+    await inventory.Inventory(used).prepare(TENANT)
+    await used.close()
+
+
+def in_between(first: int, then: int) -> Choose:
+    """Let the first actor take some steps, then the second some, then the first all, then the second."""
+    left = iter([0] * first + [1] * then)
+    return lambda count: next(left, 0) % count
 
 
 kinds_of = st.lists(st.sampled_from(ACTORS), min_size=1, max_size=4).map(lambda kinds: [*kinds, "collect"])
@@ -255,10 +284,26 @@ def test_on_a_bucket_no_order_of_steps_and_sleeps_loses_what_was_acknowledged(
 
 
 @relaxed
-@given(kinds=kinds_of | scrubs_of, chosen=orders)
-def test_on_a_disk_no_order_of_steps_loses_what_was_acknowledged(kinds: list[str], chosen: list[int]) -> None:
+@given(kinds=kinds_of | scrubs_of, chosen=orders, full=st.booleans())
+def test_on_a_disk_no_order_of_steps_loses_what_was_acknowledged(
+    kinds: list[str], chosen: list[int], full: bool
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        held(*race_local(kinds, order(chosen), Path(folder)))
+        held(*race_local(kinds, order(chosen), Path(folder), full=full))
+
+
+PUBLISHERS = ("upload", "put", "refer")
+STEPS = 24, 12  # more than a collector, and a publisher until it knows, take
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("kind", PUBLISHERS)
+def test_on_a_disk_nobody_who_comes_in_between_loses_what_was_acknowledged(
+    kind: str, full: bool, tmp_path: Path
+) -> None:
+    for first, then in itertools.product(*map(range, STEPS)):
+        root = tmp_path / f"{first}-{then}"
+        held(*race_local(["collect", kind], in_between(first, then), root, full=full))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -269,7 +314,7 @@ def test_a_thousand_random_orders_lose_nothing(seed: int, tmp_path: Path) -> Non
         kinds = [*rng.sample(actors, k=rng.randint(1, 3)), "collect" if actors is ACTORS else "set aside"]
         held(*race_remote(kinds, choose, drowsy(rng), timedelta(seconds=rng.randint(-900, 115))))
         if number % 10 == 0:
-            held(*race_local(kinds, choose, tmp_path / str(number)))
+            held(*race_local(kinds, choose, tmp_path / str(number), full=rng.random() < 0.5))
 
 
 def test_garbage_goes_when_nobody_publishes_it(tmp_path: Path) -> None:
@@ -277,7 +322,9 @@ def test_garbage_goes_when_nobody_publishes_it(tmp_path: Path) -> None:
         for seed in range(10):
             rng = random.Random(seed)
             assert race_remote(kinds, rng.randrange)[0] is False
-            assert race_local(kinds, rng.randrange, tmp_path / f"{seed}{len(kinds)}")[0] is False
+            for full in (False, True):
+                root = tmp_path / f"{seed}-{len(kinds)}-{full}"
+                assert race_local(kinds, rng.randrange, root, full=full)[0] is False
 
 
 @pytest.mark.parametrize(
@@ -315,6 +362,46 @@ def test_each_part_of_the_rule_is_needed(broken: str, monkeypatch: pytest.Monkey
         return not there and bool(cluster.acknowledged)
 
     assert any(loses(seed) for seed in range(2000))
+
+
+def nowhere(self: local_blobs.LocalStore, key: str) -> bool:
+    return garbagekeys.parse_claim(key) is None and (self._root / key).exists()
+
+
+def unlooked(self: local_blobs.LocalStore, target: Any) -> holds.Hold:
+    return holds.Hold.CLAIMED if self._is_there(target.claim) else holds.Hold.SAFE
+
+
+def blob_first(self: local_blobs.LocalStore, target: Any) -> holds.Hold:
+    if self._size(target.key) != target.blob.size_bytes:
+        return holds.Hold.GONE
+    return holds.Hold.CLAIMED if self._is_there(target.claim) else holds.Hold.SAFE
+
+
+async def unconfirmed(self: local_blobs.LocalStore, tenant_uid: str, digest: str) -> ports.Blob | None:
+    return await self.head(tenant_uid, digest)
+
+
+@pytest.mark.parametrize(
+    ("method", "broken", "kind"),
+    [
+        ("_is_there", nowhere, "put"),
+        ("_hold", unlooked, "put"),
+        ("_hold", blob_first, "put"),
+        ("_hold", blob_first, "upload"),
+        ("confirm", unconfirmed, "refer"),
+    ],
+)
+def test_each_part_of_the_rule_is_needed_on_a_disk(
+    method: str, broken: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_blobs.LocalStore, method, broken)
+
+    def loses(first: int, then: int) -> bool:
+        there, cluster = race_local(["collect", kind], in_between(first, then), tmp_path / f"{first}-{then}")
+        return not there and bool(cluster.acknowledged)
+
+    assert any(loses(first, then) for first, then in itertools.product(*map(range, STEPS)))
 
 
 def test_threads_that_are_no_actors_are_never_held_up() -> None:

@@ -6,6 +6,7 @@ it wakes up and goes on: the bytes must stay. `test_garbage_races` does the same
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import os
 import threading
@@ -248,7 +249,20 @@ def sleeping(sleep: Sleep) -> Iterator[None]:
         yield
 
 
-def slept_on_disk(root: Path, calls: int, kind: str) -> tuple[bool, bool]:
+def no_room(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def make_ready(root: Path) -> None:
+    """Make what a full store has: the folders and the spare claims of the runs before."""
+    for key in (garbagekeys.quarantine(TENANT, DIGEST), keys.upload(TENANT)):
+        (root / key).parent.mkdir(parents=True)
+    used = local_blobs.LocalStore(root, timeout_seconds=20)
+    await inventory.Inventory(used).prepare(TENANT)
+    await used.close()
+
+
+def slept_on_disk(root: Path, calls: int, kind: str, *, full: bool = False) -> tuple[bool, bool]:
     """Tell whether the collector, or the scrub, has slept at that call, and whether the bytes are there."""
     path = root / KEY
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -268,17 +282,22 @@ def slept_on_disk(root: Path, calls: int, kind: str) -> tuple[bool, bool]:
         await used.close()
 
     sleep = Sleep(calls, lambda: asyncio.run(others()))
-    with sleeping(sleep):
-        asyncio.run(collector())
+    with pytest.MonkeyPatch.context() as patch:
+        if full:
+            asyncio.run(make_ready(root))
+            patch.setattr(os, "mkdir", no_room)
+        with sleeping(sleep):
+            asyncio.run(collector())
     assert not list((root / "gc" / TENANT).glob("*")), "a claim was left behind"
     assert not list((root / "uploads").glob("*")), "a file was left behind"
     return sleep.has_slept, path.exists()
 
 
+@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("kind", ["collect", "look only", "set aside"])
-def test_on_a_disk_no_sleep_loses_what_was_acknowledged(tmp_path: Path, kind: str) -> None:
+def test_on_a_disk_no_sleep_loses_what_was_acknowledged(tmp_path: Path, kind: str, full: bool) -> None:
     for calls in itertools.count():
-        has_slept, is_there = slept_on_disk(tmp_path / str(calls), calls, kind)
+        has_slept, is_there = slept_on_disk(tmp_path / str(calls), calls, kind, full=full)
         if not has_slept:
             break
         assert is_there, calls

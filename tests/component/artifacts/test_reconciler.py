@@ -13,7 +13,7 @@ from manifestry.adapters.fetching.queues import Wanted
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.store.contract import ports
 from manifestry.adapters.store.local import blobs
-from manifestry.core.artifacts.fetches import Failure, Fetched, Outcome, Pending
+from manifestry.core.fetching.fetches import Failure, Fetched, Outcome, Pending
 from manifestry.core.kube import conditions, names
 from manifestry.handlers.artifacts import reconciler
 from manifestry.handlers.runtime import caches

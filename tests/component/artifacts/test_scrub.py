@@ -8,10 +8,12 @@ from pathlib import Path
 import obstore
 import pytest
 
+from manifestry.adapters.store import quarantines
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry.storage_metrics import METRICS
-from manifestry.core.blobs import digests, garbagekeys
+from manifestry.core.blobs import digests, garbage, garbagekeys
 from manifestry.core.kube import conditions, names
-from manifestry.handlers.artifacts import collector, reconciler, scrubber
+from manifestry.handlers.artifacts import reconciler, scrubber
 from tests.component.artifacts.garbageworld import World, opened
 
 
@@ -94,9 +96,41 @@ async def test_damaged_bytes_are_kept_for_a_week(world: World) -> None:
     await world.scrubbed()
     assert await world.collector.once()
     assert len(world.keys(garbagekeys.damaged(world.uid))) == 1
-    world.clock.ahead += collector.QUARANTINE
+    world.clock.ahead += garbage.QUARANTINE
     assert await world.collector.once()
     assert world.keys(garbagekeys.damaged(world.uid)) == []
+
+
+async def test_what_is_set_aside_comes_back_if_it_is_sound_by_now(world: World) -> None:
+    data = b"precious" * 300_000
+    digest = digests.of(data)
+    await world.uploaded(data)
+    world.damage(data)
+    await world.scrubbed()
+    assert world.ready() == ("False", "Damaged")
+    quarantine = quarantines.Quarantine(world.store)
+    (aside,) = await quarantine.page(world.uid, limit=10)
+    assert (aside.digest, aside.size_bytes) == (digest, len(data))
+    with pytest.raises(ports.BlobDamagedError):
+        await quarantine.restore(world.uid, digest)
+    assert await quarantine.find(world.uid, digest) == aside
+    assert world.keys("uploads/") == []
+    obstore.put(world.behind, aside.key, data)
+    assert (await quarantine.restore(world.uid, digest)).size_bytes == len(data)
+    assert await quarantine.page(world.uid, limit=10) == []
+    await reconciler.reconcile(world.ctx, "team", "a")
+    assert world.ready() == ("True", "Stored")
+    assert await world.store.read(world.uid, digest, limit_bytes=len(data)) == data
+    with pytest.raises(ports.BlobNotFoundError):
+        await quarantine.restore(world.uid, digest)
+
+
+async def test_what_an_earlier_version_has_set_aside_comes_back_too(world: World) -> None:
+    obstore.put(world.behind, garbagekeys.old_quarantine(world.uid, digests.of(b"old")), b"old")
+    quarantine = quarantines.Quarantine(world.store)
+    assert [aside.digest for aside in await quarantine.page(world.uid, limit=10)] == [digests.of(b"old")]
+    await quarantine.restore(world.uid, digests.of(b"old"))
+    assert await world.has(b"old")
 
 
 async def test_bytes_that_change_while_they_are_looked_at_are_not_set_aside(world: World) -> None:

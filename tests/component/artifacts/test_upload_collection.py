@@ -49,7 +49,12 @@ class World:
         storage = None if self.books is None else SimpleNamespace(books=self.books)
         namespaces = SimpleNamespace(namespaces=("team", "other"))
         made = SimpleNamespace(
-            client=self, clock=clock, settings=OperatorSettings(), storage=storage, caches=namespaces
+            client=self,
+            clock=clock,
+            settings=OperatorSettings(),
+            storage=storage,
+            caches=namespaces,
+            fetches=None,
         )
         return cast("Context", made)
 
@@ -202,6 +207,8 @@ async def test_a_plain_upload_that_was_killed_is_removed(world: World) -> None:
     assert await world.collect(HOUR - MINUTE) == {}
     blob = await world.store.publish(TENANT, staged)
     await world.store.stage(chunks(b"killed here"), limit_bytes=100)
+    assert await world.collect(timedelta()) == {}
+    assert await world.collect(HOUR - MINUTE) == {}
     assert await world.collect(HOUR) == {"leftovers": 1}
     assert await world.store.head(TENANT, blob.digest) == blob
     assert world.files("uploads") == []
@@ -254,3 +261,26 @@ async def test_a_store_that_is_down_is_tried_at_the_next_resync(
             await world.collector.resync(world.ctx)
     await world.collector.resync(world.ctx)
     assert world.files() == []
+
+
+async def test_bytes_are_as_old_as_we_have_known_them(world: World) -> None:
+    """An S3 object that was uploaded in parts has the time of its first request: old when it appears."""
+    staged = await world.store.stage(chunks(b"took two hours"), limit_bytes=100)
+    os.utime(world.root / "uploads" / staged.upload_id, (0, 0))
+    assert await world.collect(MINUTE) == {}
+    assert await world.collect(HOUR) == {}
+    await world.store.publish(TENANT, staged)
+    again = await world.store.stage(chunks(b"killed here"), limit_bytes=100)
+    os.utime(world.root / "uploads" / again.upload_id, (0, 0))
+    assert await world.collect(HOUR) == {}
+    assert await world.collect(2 * HOUR) == {"leftovers": 1}
+    assert world.files("uploads") == []
+
+
+async def test_what_is_gone_is_forgotten(world: World) -> None:
+    staged = await world.store.stage(chunks(b"x"), limit_bytes=100)
+    await world.collect(MINUTE)
+    assert list(world.collector._sights) == [staged.upload_id]
+    await world.store.discard(staged)
+    await world.collect(MINUTE)
+    assert world.collector._sights == {}

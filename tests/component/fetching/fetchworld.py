@@ -9,8 +9,8 @@ import pytest
 
 from manifestry.adapters.fetching import fetches
 from manifestry.adapters.store.local import blobs
-from manifestry.core.artifacts import addresses
-from manifestry.core.artifacts.fetches import FetchError, Order
+from manifestry.core.fetching import addresses
+from manifestry.core.fetching.fetches import FetchError, Order
 from tests.component.fetching import originserver
 from tests.component.fetching.originserver import Origin
 from tests.controlplane.certificates import Authority

@@ -4,26 +4,33 @@ Nothing may ever be in the store that is not charged, whatever a server sends an
 """
 
 import asyncio
+import functools
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from manifestry.adapters.fetching import fetches, queues
 from manifestry.adapters.quota.books import LedgerError
+from manifestry.adapters.store import inventory, pins
 from manifestry.adapters.store.contract import ports
-from manifestry.core.artifacts import addresses
+from manifestry.adapters.store.local import sessions
 from manifestry.core.blobs import digests
+from manifestry.core.fetching import addresses
 from manifestry.core.quota.storage.grants import Wanted
 from manifestry.core.quota.storage.limits import Limits
-from manifestry.handlers.artifacts import reconciler
+from manifestry.handlers.artifacts import reconciler, uploads
+from manifestry.settings import OperatorSettings
 from tests.component.fetching import originserver
 from tests.component.fetching.originserver import Origin
 from tests.component.fetching.test_fetches import chunked
-from tests.component.quota.test_storage import NAMESPACE, Api, World, opened
+from tests.component.quota.test_storage import NAMESPACE, UID, Api, World, opened
 from tests.controlplane.certificates import Authority
 
 KIB = 1 << 10
@@ -232,6 +239,23 @@ async def test_a_killed_operators_charge_goes_when_the_server_does_not_answer(st
     assert second.reserved() == 0
 
 
+async def test_a_pin_that_a_killed_operator_has_left_goes_before_its_charge(start: Start) -> None:
+    first = await start()
+    first.world.limit(maxBytes=100 * KIB)
+    gate = first.origin.answers["/a"] = Gate()
+    uid = str(uuid.UUID(int=1))
+    first.artifact("a", "/a", uid=uid, deletionPolicy="Retain")
+    await first.look("a")
+    gate.send(bytes(60 * KIB))
+    await eventually(lambda: first.reserved() >= 60 * KIB)
+    await inventory.Inventory(first.world.ctx.store).pin(UID, uid, b"{}")  # killed before the status
+    second = await start()
+    second.origin.answers["/a"] = originserver.status(503)
+    await second.until("a", "SourceUnavailable")
+    assert second.reserved() == 0
+    assert await pins.Pins(second.world.ctx.store).find(UID, uid) is None
+
+
 @pytest.mark.parametrize("trouble", ["another source has gone", "the store is down"])
 async def test_a_download_keeps_its_charge_while_something_else_is_wrong(
     site: Site, trouble: str, monkeypatch: pytest.MonkeyPatch
@@ -369,3 +393,26 @@ async def test_every_other_source_is_charged_before_anything_is_stored(
     assert await reconciler.reconcile(site.world.ctx, NAMESPACE, "a") is None
     assert site.world.condition("a", "Ready") == ("True", "Stored")
     assert (order[0], site.world.totals) == ("reserve", (len(INLINE), 1, 0))
+
+
+async def test_files_that_together_take_over_an_hour_become_ready(site: Site) -> None:
+    site.world.limit(maxBytes=100 * KIB)
+    gates = {name: Gate() for name in "ab"}
+    site.origin.answers |= {f"/{name}": gate for name, gate in gates.items()}
+    files = [{"name": name, "mediaType": "a/b", "url": {"url": site.origin.url(f"/{name}")}} for name in "ab"]
+    site.world.artifact("set", files=files)
+    await site.look("set")
+    gates["a"].send(b"first", None)
+    await eventually(lambda: site.queue.staged() != frozenset())
+    partial = sessions.LocalSessions(site.root, timeout_seconds=5)
+    janitor = uploads.Collector(partial)
+    for hours in range(6):
+        at = datetime.now(UTC) + timedelta(hours=hours)
+        clock = SimpleNamespace(now=functools.partial(lambda at: at, at), monotonic=lambda: 0.0)
+        await janitor.collect(
+            replace(site.world.ctx, clock=cast("Any", clock), settings=OperatorSettings(), storage=None)
+        )
+    gates["b"].send(b"second", None)
+    await site.until("set", "Stored")
+    assert sorted(request.target for request in site.origin.requests) == ["/a", "/b"]
+    await partial.close()

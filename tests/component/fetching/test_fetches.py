@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from manifestry.core.artifacts.fetches import FetchError, NoRoom, NoRoomError, Order
 from manifestry.core.blobs import digests
+from manifestry.core.fetching.fetches import FetchError, NoRoom, NoRoomError, Order
 from tests.component.fetching import originserver
 from tests.component.fetching.fetchworld import ALLOWED, DATA, MIB, NAME, World, opened
 from tests.controlplane.certificates import Authority

@@ -15,7 +15,7 @@ import pytest
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota.storagebooks import StorageBooks
 from manifestry.adapters.store.local import blobs
-from manifestry.core.artifacts.fetches import Failure, Fetched, Pending
+from manifestry.core.fetching.fetches import Failure, Fetched, Pending
 from manifestry.core.kube import conditions, names
 from manifestry.core.quota.storage.charges import LEDGER, landed
 from manifestry.core.quota.storage.grants import Wanted
@@ -109,11 +109,11 @@ class World:
         body = self.api.put("TenantQuota", {"metadata": {"name": "q"}, "spec": spec})
         self.ctx.caches.put("TenantQuota", body)
 
-    def artifact(self, name: str, **spec: Any) -> None:
+    def artifact(self, name: str, uid: str = "", **spec: Any) -> None:
         meta = {
             "name": name,
             "namespace": NAMESPACE,
-            "uid": f"uid-{name}",
+            "uid": uid or f"uid-{name}",
             "creationTimestamp": "2026-01-01T12:00:00Z",
         }
         self.api.put("Artifact", {"metadata": meta, "spec": {"mediaType": "a/b", **spec}})

@@ -9,12 +9,14 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
-from manifestry.adapters.store import stores
+from manifestry.adapters.store import sessions, stores
 from manifestry.adapters.store.contract import ports
+from manifestry.core.artifacts import uploads
 from manifestry.settings import StoreSettings
 
 MIB = 1 << 20
@@ -90,11 +92,58 @@ async def fill(used: ports.Store, tenant: str) -> None:
     say(kept=(await used.read(tenant, kept.digest, limit_bytes=10)).decode(), small=small.size_bytes)
 
 
+async def said(attempt: Awaitable[object]) -> str:
+    """Return the error's name, or an empty string."""
+    try:
+        await attempt
+    except ports.StoreError as error:
+        return type(error).__name__
+    return ""
+
+
+async def fill_up(used: ports.Store, tenant: str) -> None:
+    """Write by every way until each is refused; then write what frees room, free it, and write again."""
+    root, records = Path(os.environ["MANIFESTRY_STORE_PATH"]), used.records()
+    partial = sessions.open_sessions(StoreSettings.from_mapping(os.environ), used)
+    session = await partial.create(uploads.Session(str(uuid.uuid4()), tenant, "t", "a", "u"), limit=9)
+    errors: dict[str, str] = {}
+    kept: list[str] = []
+    while not errors.get("stage"):
+        kept.append((await used.put(tenant, os.urandom(4096))).digest)
+        errors["stage"] = await said(used.stage(random_bytes(64 << 10), limit_bytes=MIB))
+    errors["append"] = await said(partial.append(session, 0, random_bytes(MIB), limit_bytes=MIB))
+    while not errors.get("put"):
+        errors["put"] = await said(used.put(tenant, os.urandom(4096)))
+    again = uploads.Session(str(uuid.uuid4()), tenant, "t", "b", "v")
+    errors["create"] = await said(partial.create(again, limit=9))
+    errors["canary"], errors["look"] = await said(used.canary()), await said(used.look())
+    found = os.statvfs(root)
+    say(errors=errors, free_share=found.f_bavail / found.f_blocks)
+    claim = await used.claims().make(tenant, kept[0])
+    assert claim is not None
+    await records.write(f"gc/{tenant}/mark", bytes(100))
+    await partial.seal(session)
+    await partial.abort(session)
+    await used.claims().fence([claim])
+    say(removed=await used.claims().remove(claim))
+    await used.claims().release(claim)
+    for digest in kept[1:]:
+        await used.delete(tenant, digest)
+    say(after=await said(used.put(tenant, b"again")))
+    await partial.close()
+
+
 async def main(verb: str, tenant: str) -> None:
     if limit := os.environ.get("FILE_LIMIT_BYTES"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     used = stores.open_store(StoreSettings.from_mapping(os.environ))
-    verbs = {"die": die_before_publishing, "loop": publish_for_ever, "measure": measure, "fill": fill}
+    verbs = {
+        "die": die_before_publishing,
+        "loop": publish_for_ever,
+        "measure": measure,
+        "fill": fill,
+        "fill-up": fill_up,
+    }
     await verbs[verb](used, tenant)
     await used.close()
 

@@ -1,5 +1,7 @@
 """What only a disk can do to a store: run full, hang, hold a planted link."""
 
+import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -32,9 +34,9 @@ async def one(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def fill(root: Path, *wrapper: str, **env: str) -> list[dict[str, Any]]:
+def fill(root: Path, *wrapper: str, verb: str = "fill", **env: str) -> list[dict[str, Any]]:
     env |= {"PATH": os.environ["PATH"], "MANIFESTRY_STORE_PATH": str(root)}
-    argv = [*wrapper, sys.executable, str(CHILD), "fill", TENANT]
+    argv = [*wrapper, sys.executable, str(CHILD), verb, TENANT]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -42,6 +44,9 @@ def fill(root: Path, *wrapper: str, **env: str) -> list[dict[str, Any]]:
 
 # A file system of 3 MiB in a mount namespace of its own: no root needed, gone with the process.
 SMALL_DISK = 'mount -t tmpfs -o size=3m tmpfs "$MANIFESTRY_STORE_PATH" && exec "$@"'
+
+
+SMALL = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh")
 
 
 def may_mount() -> bool:
@@ -54,10 +59,20 @@ def may_mount() -> bool:
 
 @pytest.mark.skipif(not may_mount(), reason="needs user namespaces (`unshare`) for a small file system")
 def test_a_full_disk_is_said_to_be_full_and_keeps_what_it_has(tmp_path: Path) -> None:
-    wrapper = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh")
-    staged, put, after = fill(tmp_path, *wrapper)
+    staged, put, after = fill(tmp_path, *SMALL)
     assert staged == put == {"error": "StoreFullError"}
     assert after == {"kept": "kept", "small": 5}  # the room of the failed ones was given back
+
+
+@pytest.mark.skipif(not may_mount(), reason="needs user namespaces (`unshare`) for a small file system")
+def test_new_bytes_leave_the_room_in_which_others_are_removed(tmp_path: Path) -> None:
+    told, removed, after = fill(tmp_path, *SMALL, verb="fill-up")
+    full = "StoreFullError"
+    assert told["errors"] == {
+        "stage": full, "append": full, "put": full, "create": full, "canary": full, "look": "",
+    }  # fmt: skip
+    assert 0.11 < told["free_share"] < 0.16  # an eighth, on a disk of 3 MiB
+    assert (removed["removed"], after["after"]) == (True, "")
 
 
 def test_a_file_size_limit_is_a_full_store(tmp_path: Path) -> None:
@@ -130,8 +145,9 @@ async def test_short_writes_are_completed(local: blobs.LocalStore, monkeypatch: 
 async def test_a_store_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     used = blobs.LocalStore(tmp_path / "file" / "root", timeout_seconds=5)
-    with pytest.raises(ports.StoreError):
-        await used.canary()
+    for attempt in (used.canary, used.look):
+        with pytest.raises(ports.StoreError):
+            await attempt()
     await used.close()
 
 
@@ -155,3 +171,43 @@ async def test_files_and_folders_are_private_and_synced(
     assert synced.index(staged.upload_id) < len(synced) - 1
     assert synced[-1] == path.parent.name  # the folder last: now the name outlives a power cut
     assert {"tenants", TENANT, "blobs", "sha256", path.parent.parent.name} <= {*synced}
+
+
+def open_below(root: Path) -> list[str]:
+    """Return the files below a folder that this process has open."""
+    links = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    return [link for link in links if link.startswith(str(root))]
+
+
+@pytest.mark.parametrize("write", [False, True])
+async def test_whoever_leaves_while_all_threads_are_busy_leaves_nothing_open(
+    tmp_path: Path, *, write: bool
+) -> None:
+    used = blobs.LocalStore(tmp_path, timeout_seconds=30)
+    blob = await used.put(TENANT, b"bytes")
+    busy, begun = threading.Event(), asyncio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield bytes(2 << 20)
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def reading() -> None:
+        async with contextlib.aclosing(used.stream(TENANT, blob.digest)) as views:
+            async for _ in views:
+                begun.set()
+                await asyncio.Event().wait()
+
+    using = asyncio.create_task(used.stage(chunks(), limit_bytes=1 << 30) if write else reading())
+    await begun.wait()
+    for _ in range(blobs.THREADS):
+        used._pool.submit(busy.wait)
+    for _ in range(2):  # once for whatever it waits for, once more while it tidies up
+        using.cancel()
+        await asyncio.sleep(0)
+    await asyncio.gather(using, return_exceptions=True)
+    busy.set()
+    await used.head(TENANT, blob.digest)
+    used._pool.shutdown(wait=True)
+    assert open_below(tmp_path) == []
+    assert not list((tmp_path / "uploads").iterdir())

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from manifestry.adapters.store import inventory, stores
+from manifestry.adapters.store import stores
 from manifestry.adapters.store.contract import ports
+from manifestry.adapters.store.ownership import owners as ownership_owners
 from manifestry.core.blobs import garbagekeys
 from manifestry.settings import StoreSettings
+from tests.component.artifacts.garbageworld import Cluster
 from tests.seaweed.server import S3Server
 
 MINE, OTHER = "this-cluster", "another-cluster"
@@ -24,9 +26,19 @@ LATER = timedelta(hours=1)
 # Dies where a file has its name and may not have its bytes yet: at the first write or link.
 KILLED = """
 import asyncio, os, signal, sys
-from manifestry.adapters.store import inventory, stores
+from manifestry.adapters.store import stores
+from manifestry.adapters.store.ownership import homes, owners
+from manifestry.core.blobs import ownership
 from manifestry.settings import StoreSettings
 from datetime import datetime, UTC
+
+class Home:
+    async def look(self):
+        return homes.Noted(ownership.Home("this-cluster"))
+
+async def own(records):
+    owner = owners.Owner(records, Home())
+    return (await owner.claim(await owner.look(), datetime.now(UTC))).owner
 
 at = int(sys.argv[1])
 def killing(call):
@@ -40,9 +52,15 @@ def killing(call):
 for name in ("write", "fsync", "link", "unlink", "rename"):
     setattr(os, name, killing(getattr(os, name)))
 used = stores.open_store(StoreSettings.from_mapping(os.environ))
-owner = asyncio.run(inventory.Inventory(used).own("this-cluster", datetime.now(UTC)))
+owner = asyncio.run(own(used.records()))
 os._exit(0 if owner == "this-cluster" else 1)
 """
+
+
+async def own(used: ports.Store, uid: str, now: datetime) -> str:
+    """Claim a store for a cluster if it is nobody's; return whose it is."""
+    owner = ownership_owners.Owner(used.records(), Cluster(uid))
+    return (await owner.claim(await owner.look(), now)).owner
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -63,12 +81,12 @@ def test_an_owner_that_is_killed_anywhere_leaves_a_store_that_can_be_owned(tmp_p
     child = subprocess.run([sys.executable, "-c", KILLED, str(call)], env=environment, check=False)
     assert child.returncode in {0, -signal.SIGKILL}
     opened = stores.open_store(StoreSettings.from_mapping(settings))
-    assert asyncio.run(inventory.Inventory(opened).own(MINE, datetime.now(UTC))) == MINE
+    assert asyncio.run(own(opened, MINE, datetime.now(UTC))) == MINE
 
 
 async def test_an_owner_is_the_first_one_for_ever(used: ports.Store) -> None:
-    found, now = inventory.Inventory(used), datetime.now(UTC)
-    assert [await found.own(each, now + LATER) for each in (MINE, OTHER, MINE)] == [MINE] * 3
+    now = datetime.now(UTC)
+    assert [await own(used, each, now + LATER) for each in (MINE, OTHER, MINE)] == [MINE] * 3
 
 
 @pytest.mark.parametrize(
@@ -77,20 +95,20 @@ async def test_an_owner_is_the_first_one_for_ever(used: ports.Store) -> None:
 async def test_a_record_that_was_cut_off_before_its_owner_is_healed_when_it_is_old(
     used: ports.Store, record: bytes
 ) -> None:
-    found, now = inventory.Inventory(used), datetime.now(UTC)
+    now = datetime.now(UTC)
     await used.records().write(garbagekeys.OWNER, record)
-    assert await found.own(MINE, now) == "", "somebody may be writing it"
-    owners = await asyncio.gather(*(found.own(each, now + LATER) for each in (MINE, OTHER)))
+    assert await own(used, MINE, now) == "", "somebody may be writing it"
+    owners = await asyncio.gather(*(own(used, each, now + LATER) for each in (MINE, OTHER)))
     assert len({*owners} & {MINE, OTHER}) == 1
-    owner = await found.own(MINE, now + LATER)
+    owner = await own(used, MINE, now + LATER)
     assert owner in owners
-    assert await found.own(OTHER, now + LATER) == owner
+    assert await own(used, OTHER, now + LATER) == owner
 
 
 @pytest.mark.parametrize("record", [b"{}", b"kept by hand", b'{"version": 1, "clusterUid": "this-clu'])
 async def test_a_record_that_may_name_somebody_is_left_alone(used: ports.Store, record: bytes) -> None:
     await used.records().write(garbagekeys.OWNER, record)
-    assert await inventory.Inventory(used).own(MINE, datetime.now(UTC) + LATER) == ""
+    assert await own(used, MINE, datetime.now(UTC) + LATER) == ""
     assert await used.records().read(garbagekeys.OWNER, limit_bytes=4096) == record
 
 

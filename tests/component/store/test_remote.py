@@ -1,11 +1,13 @@
 """What only a network can do to a store: vanish, hang, refuse, run full."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import obstore
 import pytest
@@ -50,6 +52,7 @@ async def everything_fails(used: ports.Store, staged: ports.Staged) -> None:
         lambda: used.publish(TENANT, staged),
         lambda: used.delete(TENANT, digest),
         used.canary,
+        used.look,
     ):
         started = time.monotonic()
         with pytest.raises(ports.StoreUnavailableError, match="the object store does not answer"):
@@ -111,6 +114,7 @@ async def test_wrong_credentials_are_unavailable_and_never_shown(s3: S3Server) -
     used = open_s3(s3.settings(), secret_access_key="canary-secret")
     attempts: list[Callable[[], Awaitable[object]]] = [
         used.canary,
+        used.look,
         lambda: used.head(TENANT, digests.of(b"")),
     ]
     for attempt in attempts:
@@ -209,3 +213,49 @@ def _uploads(s3: S3Server) -> list[str]:
 
 def _keys(s3: S3Server) -> list[str]:
     return [item["path"] for page in s3.store().list(f"tenants/{TENANT}/") for item in page]
+
+
+async def pump(source: asyncio.StreamReader, to: asyncio.StreamWriter, *, wrong: bool) -> None:
+    try:
+        while data := await source.read(1 << 16):
+            to.write(data.replace(b"PRECIOUS", b"PREVIOUS") if wrong else data)
+            await to.drain()
+    except OSError:  # the other side is gone
+        return
+    finally:
+        to.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def changed_on_the_way(endpoint: str) -> AsyncIterator[str]:
+    """Pass on what comes for a server, with some bytes of it wrong."""
+    target, serving = urlsplit(endpoint), set[asyncio.Task[None]]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream = await asyncio.open_connection(target.hostname, target.port)
+        serving.add(asyncio.create_task(pump(reader, upstream, wrong=True)))
+        serving.add(asyncio.create_task(pump(upstream_reader, writer, wrong=False)))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    for task in serving:
+        task.cancel()
+    await asyncio.gather(*serving, return_exceptions=True)
+
+
+@pytest.mark.parametrize("size", [1000, 7 << 20], ids=["one request", "in parts"])
+async def test_a_byte_that_changes_on_the_way_to_the_bucket_is_not_taken(s3: S3Server, size: int) -> None:
+    data = b"PRECIOUS" + bytes(size)
+    async with changed_on_the_way(s3.endpoint) as way:
+        used = open_s3(s3.settings(), endpoint=way)
+        with pytest.raises(ports.StoreUnavailableError):
+            await used.stage(one(data), limit_bytes=len(data))
+        with pytest.raises(ports.StoreUnavailableError):
+            await used.put(TENANT, data[:1000])
+        await used.close()
+    straight = open_s3(s3.settings(), checksums="false")
+    assert await straight.head(TENANT, digests.of(data[:1000])) is None
+    staged = await straight.stage(one(data), limit_bytes=len(data))  # a server that refuses the header
+    assert (await straight.publish(TENANT, staged)).digest == digests.of(data)
+    await straight.close()

@@ -22,8 +22,9 @@ from obstore.store import ObjectStore
 from manifestry.adapters.store import sessions, stores
 from manifestry.adapters.store.contract import ports, session_ports
 from manifestry.adapters.store.contract.session_ports import Sessions
-from manifestry.adapters.store.local import session_files
+from manifestry.adapters.store.local import session_files, session_parts
 from manifestry.adapters.store.local import sessions as local_sessions
+from manifestry.adapters.store.remote import pieces
 from manifestry.adapters.store.remote import sessions as remote_sessions
 from manifestry.core.artifacts import uploads
 from manifestry.core.blobs import digests
@@ -88,6 +89,13 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     yield Place(used, objects, settings, behind)
     await used.close()
     await objects.close()
+
+
+def bucket_place(server: S3Server) -> Place:
+    settings = server.settings()
+    parsed = StoreSettings.from_mapping(settings)
+    objects = stores.open_store(parsed)
+    return Place(sessions.open_sessions(parsed, objects), objects, settings, server.store())
 
 
 @pytest.fixture
@@ -171,7 +179,7 @@ async def test_of_many_at_one_offset_exactly_one_wins(place: Place, tenant: str)
         )
         won = [body for body, result in zip(bodies, results, strict=True) if isinstance(result, int)]
         lost = [result for result in results if not isinstance(result, int)]
-        # Locally whoever loses the first mebibyte is out; the winner of that goes on alone.
+        # Locally whoever comes last takes over, as long as nothing is recorded at this offset.
         assert len(won) == 1
         assert all(isinstance(result, session_ports.OffsetError) for result in lost), lost
         data += won[0]
@@ -335,6 +343,134 @@ async def test_what_came_in_one_piece_is_not_sent_to_a_bucket_again(
     assert await place.store.read(tenant, blob.digest, limit_bytes=len(data)) == data
 
 
+def spoil(place: Place, session: uploads.Session, at: int, data: bytes) -> None:
+    """Let a byte of what is stored of `data` be another one."""
+    wrong = bytearray(data)
+    wrong[at] ^= 1
+    key = blob_keys.upload(session.session_id)
+    if isinstance(place.sessions, local_sessions.LocalSessions):
+        (Path(place.settings["MANIFESTRY_STORE_PATH"]) / key).write_bytes(wrong)
+        return
+    (start,) = {
+        offset
+        for path in place.keys(key)
+        if (offset := uploads.parse_piece(path.rpartition("/")[2])) is not None
+        and offset <= at < offset + obstore.head(place.behind, path)["size"]
+    }
+    path = uploads.piece(session.session_id, start)
+    found = obstore.get(place.behind, path)
+    size = found.meta["size"]
+    obstore.put(
+        place.behind, path, bytes(wrong[start : start + size]), attributes=found.attributes, mode="overwrite"
+    )
+
+
+@pytest.mark.parametrize(("at", "left"), [(0, 0), (4999, 0), (5000, 5000), (11_999, 10_000)])
+async def test_a_wrong_byte_in_the_store_is_not_published(
+    place: Place, tenant: str, at: int, left: int
+) -> None:
+    session, data, offset = await place.begin(tenant), random.randbytes(12_000), 0
+    for size in (5000, 5000, 2000):
+        offset = await place.append(session, offset, data[offset : offset + size])
+    spoil(place, session, at, data)
+    with pytest.raises(session_ports.PieceDamagedError) as caught:
+        await place.sessions.seal(session)
+    assert caught.value.offset == left
+    assert await place.offset(session) == left
+    await place.append(session, left, data[left:])
+    blob = await place.store.publish(tenant, await place.sessions.seal(session))
+    assert blob.digest == digests.of(data)
+    assert await place.store.read(tenant, blob.digest, limit_bytes=len(data)) == data
+
+
+async def test_a_wrong_byte_in_the_only_piece_is_not_published(place: Place, tenant: str) -> None:
+    session = await place.begin(tenant)
+    await place.append(session, 0, b"hello")
+    spoil(place, session, 0, b"hello")
+    with pytest.raises(session_ports.PieceDamagedError):
+        await place.sessions.seal(session)
+    assert await place.offset(session) == 0
+
+
+async def test_a_piece_is_taken_back(place: Place, tenant: str) -> None:
+    session = await place.begin(tenant)
+    place.sessions.piece_bytes = 10  # type: ignore[misc]
+    data = random.randbytes(200)
+    await place.append(session, 0, data[:50])
+    await place.append(session, 50, data[50:])
+    for _ in range(2):
+        await place.another().cut(session, 50)
+        assert await place.offset(session) == 50
+    await place.append(session, 50, data[50:])
+    staged = await place.sessions.seal(session)
+    assert staged.digest == digests.of(data)
+    with pytest.raises(session_ports.OffsetError):
+        await place.sessions.cut(session, 50)
+    assert await place.sessions.seal(session) == staged
+    await place.sessions.abort(session)
+    with pytest.raises(session_ports.SessionNotFoundError):
+        await place.sessions.cut(session, 0)
+
+
+async def test_who_completes_while_another_does_succeeds_as_well(
+    place: Place, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, data = await place.begin(tenant), random.randbytes(30_000)
+    await place.append(session, await place.append(session, 0, data[:9000]), data[9000:])
+    module: Any = remote_sessions
+    step = "RemoteSessions._staged"
+    if isinstance(place.sessions, local_sessions.LocalSessions):
+        module, step = session_parts, "Parts.seal"
+    of, name = getattr(module, step.partition(".")[0]), step.partition(".")[2]
+    real, other = getattr(of, name), place.another()
+
+    async def first() -> None:
+        monkeypatch.setattr(of, name, real)
+        await place.store.publish(tenant, await other.seal(session))
+        await other.finish(session)
+
+    async def late(*args: Any) -> Any:
+        await first()
+        return await real(*args)
+
+    def late_in_a_thread(*args: Any) -> Any:
+        asyncio.run(first())
+        return real(*args)
+
+    monkeypatch.setattr(of, name, late if module is remote_sessions else late_in_a_thread)
+    staged = await place.sessions.seal(session)
+    assert staged.digest == digests.of(data)
+    assert await place.store.publish(tenant, staged) == ports.Blob(staged.digest, len(data))
+
+
+async def test_pieces_of_an_earlier_version_are_taken_as_they_are(s3: S3Server, tenant: str) -> None:
+    place = bucket_place(s3)
+    session = await place.begin(tenant)
+    for offset, data in ((0, b"hello"), (5, b" world")):
+        obstore.put(place.behind, uploads.piece(session.session_id, offset), data)
+    assert await place.offset(session) == 11
+    assert (await place.sessions.seal(session)).digest == digests.of(b"hello world")
+
+
+async def test_one_wrong_reading_costs_nothing(
+    s3: S3Server, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = bucket_place(s3)
+    session = await place.begin(tenant)
+    await place.append(session, await place.append(session, 0, b"hello"), b" world")
+    fetch, wrong = pieces.Pieces.fetch, [True]
+
+    async def flipping(*args: Any) -> tuple[bytes, str | None]:
+        data, said = await fetch(*args)
+        return (b"\0" * len(data) if wrong and wrong.pop() else data), said
+
+    monkeypatch.setattr(pieces.Pieces, "fetch", flipping)
+    with pytest.raises(ports.StoreUnavailableError, match="other bytes than it has"):
+        await place.sessions.seal(session)
+    assert await place.offset(session) == 11
+    assert (await place.sessions.seal(session)).digest == digests.of(b"hello world")
+
+
 async def test_no_session_is_none(place: Place, tenant: str) -> None:
     assert await place.sessions.head(str(uuid.uuid4())) is None
     staged = await place.store.stage(chunks(b"plain"), limit_bytes=5)
@@ -423,7 +559,7 @@ async def test_a_published_file_is_never_appended_to(tmp_path: Path, tenant: str
     used = sessions.open_sessions(parsed, objects)
     session = await used.create(uploads.Session(str(uuid.uuid4()), tenant, "t", "a", "u"), limit=1)
     await used.append(session, 0, chunks(b"hello"), limit_bytes=5)
-    late = session_files.Parts(tmp_path, session.session_id)
+    late = session_parts.Parts(tmp_path, session.session_id)
     late.open()  # as a request does whose client pauses here
     blob = await objects.publish(tenant, await used.seal(session))
     with pytest.raises(session_ports.OffsetError):
@@ -435,13 +571,14 @@ async def test_a_published_file_is_never_appended_to(tmp_path: Path, tenant: str
     await objects.close()
 
 
-async def test_a_full_disk_keeps_what_it_took(
+async def test_a_full_disk_keeps_what_it_has_recorded(
     tmp_path: Path, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = local_sessions.LocalSessions(tmp_path, timeout_seconds=5)
     session = await used.create(uploads.Session(str(uuid.uuid4()), tenant, "t", "a", "u"), limit=1)
+    await used.append(session, 0, chunks(b"hel"), limit_bytes=3)
     write: Callable[..., int] = os.pwrite
-    budget = [3]
+    budget = [4096 + 3]  # a claim in the log, and then not all of the bytes
 
     def filling(fd: int, data: Any, offset: int) -> int:
         if not budget[0]:
@@ -453,7 +590,7 @@ async def test_a_full_disk_keeps_what_it_took(
     with monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", filling)
         with pytest.raises(ports.StoreFullError):
-            await used.append(session, 0, chunks(b"hello"), limit_bytes=5)
+            await used.append(session, 3, chunks(b"lo, world"), limit_bytes=9)
     found = await used.head(session.session_id)
     assert found is not None
     assert found.offset == 3

@@ -232,6 +232,11 @@ async def test_damage_is_found_on_reading_and_healed_by_publishing_again(place: 
     assert await place.store.read(tenant, blob.digest, limit_bytes=5) == b"hello"
 
 
+async def test_a_store_to_which_nobody_has_written_yet_can_be_read(place: Place) -> None:
+    await place.store.look()
+    assert place.keys("canary/") == []
+
+
 async def test_a_canary_leaves_nothing(place: Place) -> None:
     await place.store.canary()
     assert place.keys("canary/") == []

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from manifestry.adapters.store.ownership import guards
 from manifestry.adapters.telemetry import health, metrics
 from manifestry.handlers import probes, shell
 from tests.unit.adapters.fakeclock import FakeClock
@@ -58,6 +59,18 @@ def test_a_leader_is_ready_while_its_repair_is_recent() -> None:
     assert all(world.ready().values())
     world.clock.seconds = 301.0
     assert world.ready()["resync"] is False
+
+
+def test_a_leader_is_not_ready_with_a_store_that_is_not_ours() -> None:
+    world = World(election("me", is_leader=True))
+    rows = (
+        guards.Row("store-ownership", "another's", 1.0),
+        guards.Row("store-conformance", "", 1.0),
+    )
+    guard: Any = SimpleNamespace(rows=lambda: rows)
+    world.probes.guard = guard
+    assert world.ready()["store-ownership"] is False
+    assert world.ready()["store-conformance"] is True
 
 
 def test_a_silent_watcher_or_stuck_workers_end_the_life() -> None:

@@ -23,10 +23,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry.storage_metrics import METRICS
-from manifestry.core.artifacts import fetches
-from manifestry.core.artifacts.addresses import Policy
-from manifestry.core.artifacts.fetches import FetchError, Head, Order
-from manifestry.core.artifacts.urls import Target
+from manifestry.core.fetching import fetches
+from manifestry.core.fetching.addresses import Policy
+from manifestry.core.fetching.fetches import FetchError, Head, Order
+from manifestry.core.fetching.urls import Target
 
 _logger = logging.getLogger(__name__)
 

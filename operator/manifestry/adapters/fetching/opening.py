@@ -5,7 +5,7 @@ from collections.abc import Callable
 from manifestry import settings
 from manifestry.adapters.fetching import fetches, queues
 from manifestry.adapters.store.contract import ports
-from manifestry.core.artifacts import addresses
+from manifestry.core.fetching import addresses
 
 
 def open_queue(

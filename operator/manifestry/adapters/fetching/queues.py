@@ -18,8 +18,8 @@ from manifestry.adapters import clock as clocks
 from manifestry.adapters.fetching.fetches import Admit
 from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry.storage_metrics import METRICS
-from manifestry.core.artifacts import fetches
-from manifestry.core.artifacts.fetches import (
+from manifestry.core.fetching import fetches
+from manifestry.core.fetching.fetches import (
     Failure,
     Fetched,
     FetchError,
@@ -186,6 +186,19 @@ class FetchQueue:
         known = self._known.get((namespace, name))
         outcomes = [entry.outcome for entry in known.entries.values()] if known else []
         return any(outcome is None or isinstance(outcome, Fetched) for outcome in outcomes)
+
+    def staged(self) -> frozenset[str]:
+        """Return the upload ids of all bytes that wait here for their Artifact: nobody may collect them."""
+        return frozenset(
+            entry.outcome.upload_id
+            for known in self._known.values()
+            for entry in known.entries.values()
+            if isinstance(entry.outcome, Fetched)
+        )
+
+    def under_way(self) -> "frozenset[asyncio.Task[None]]":
+        """Return what is at work: bytes that lie in the store while it is may be its own."""
+        return frozenset(self._tasks)
 
     def forget(self, namespace: str, name: str) -> None:
         """Stop an Artifact's downloads and drop what is staged; without effect when there is nothing."""

@@ -5,28 +5,34 @@ its time again; remove it; give the claim back. docs/adr/0005 says why no publis
 """
 
 import contextlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from manifestry.adapters.store.contract import bounded, claim_ports, ports, record_ports
 from manifestry.adapters.store.contract.claim_ports import CLAIM_STALE, Claim
-from manifestry.adapters.store.contract.record_ports import LIST_MAX, RECORD_MAX_BYTES, Item
-from manifestry.core.blobs import garbage, garbagekeys, keys
+from manifestry.adapters.store.contract.record_ports import LIST_MAX, Item
+from manifestry.core.artifacts import uploads
+from manifestry.core.blobs import garbage, garbagekeys
+from manifestry.core.blobs import keys as blob_keys
 from manifestry.core.blobs.garbage import Blob, Pin
-
-_OWNER_START: Final = b'{"version": 1, "clusterUid": "'
 
 Live = Callable[[frozenset[str]], Awaitable[Collection[str]]]
 
 
-class Mark(NamedTuple):
-    """Since when nothing refers to a blob, by the store's clock."""
+class Page(NamedTuple):
+    """Some of a tenant's blobs, and the marks among them.
 
-    digest: str
-    since: datetime
+    Args:
+        marks: by digest since when nothing refers to a blob, by the store's clock; the blob may be gone.
+        last: where the next page begins; empty for no next page.
+    """
+
+    blobs: list[Blob]
+    marks: dict[str, datetime]
+    last: str
 
 
 @dataclass
@@ -37,11 +43,20 @@ class Removal:
         removed: what is gone.
         kept: what turned out to be new, or to be referred to, or claimed by somebody else.
         late: of these, what the store has refused to remove: the claim was too old, or gone.
+        unclaimed: what there was no room to claim; removing the others has made some.
     """
 
     removed: list[Blob] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
+    unclaimed: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Claimed:
+    made: list[Claim] = field(default_factory=list)
+    unclaimed: list[str] = field(default_factory=list)
+    full: ports.StoreFullError | None = None
 
 
 @dataclass
@@ -63,36 +78,15 @@ class Inventory:
         self._records: record_ports.Records = store.records()
         self._claims: claim_ports.Claims = store.claims()
 
-    async def own(self, cluster_uid: str, now: datetime) -> str:
-        """Make the store that of a cluster if it is nobody's, and return whose it is; empty for unknown.
-
-        A collector takes what its cluster does not know for garbage. So two clusters must never collect in
-        one store, and a restored cluster, whose namespaces have new uids, not in its old store.
-
-        A record that breaks off before it names a cluster has been left by one who was killed: it says
-        nothing, and is replaced when nobody can be writing it any more.
-        """
-        content = json.dumps({"version": 1, "clusterUid": cluster_uid}).encode()
-        if await self._records.create(garbagekeys.OWNER, content) is not None:
-            return cluster_uid
-        item = await self._records.head(garbagekeys.OWNER)
-        found = await self._records.read(garbagekeys.OWNER, limit_bytes=RECORD_MAX_BYTES)
-        if item is None or found is None:
-            return ""
-        is_old = item.modified + CLAIM_STALE < now
-        if is_old and _is_blank(found) and await self._records.replace(garbagekeys.OWNER, found, content):
-            return cluster_uid
-        return _owner(found)
-
     async def tenants(self) -> list[str]:
         """Return the uid of every tenant that has something stored."""
-        return [name for name in await self._records.folders(garbagekeys.TENANTS) if keys.is_uuid(name)]
+        return [name for name in await self._records.folders(garbagekeys.TENANTS) if blob_keys.is_uuid(name)]
 
     async def blobs(self, tenant_uid: str, *, after: str = "", limit: int = LIST_MAX) -> list[Blob]:
         """Return a tenant's first blobs after the digest `after`, in the order of their digests."""
-        start, found = keys.blob(tenant_uid, after) if after else "", list[Blob]()
+        start, found = blob_keys.blob(tenant_uid, after) if after else "", list[Blob]()
         while len(found) < limit:  # more than once only where somebody has put other keys between ours
-            items = await self._records.scan(keys.tenant(tenant_uid), after=start, limit=limit)
+            items = await self._records.scan(blob_keys.tenant(tenant_uid), after=start, limit=limit)
             found += [blob for item in items if (blob := _blob(item)) is not None]
             if len(items) < limit:
                 break
@@ -101,40 +95,95 @@ class Inventory:
 
     async def blob(self, tenant_uid: str, digest: str) -> Blob | None:
         """Return a blob as it is now."""
-        item = await self._records.head(keys.blob(tenant_uid, digest))
+        item = await self._records.head(blob_keys.blob(tenant_uid, digest))
         return None if item is None else _blob(item)
 
-    async def marks(self, tenant_uid: str, *, after: str = "", upto: str = "") -> AsyncIterator[Mark]:
-        """Yield a tenant's marks after the digest `after`, up to and with `upto`, in the order of digests."""
-        start, end = (garbagekeys.mark(tenant_uid, each) if each else "" for each in (after, upto))
-        async for item in self._all(garbagekeys.marks(tenant_uid), start):
-            if end and item.key > end:
-                return
-            digest = garbagekeys.parse_mark(item.key)
-            if digest is not None:
-                yield Mark(digest, item.modified)
+    async def page(self, tenant_uid: str, *, after: str = "", limit: int = LIST_MAX) -> Page:
+        """Return a tenant's next blobs and marks, which lie side by side.
+
+        Args:
+            tenant_uid: whose.
+            after: `last` of the page before.
+            limit: how many keys to look at, 2 at least.
+        """
+        items = await self._records.scan(blob_keys.tenant(tenant_uid), after=after, limit=limit)
+        last = ""
+        if len(items) == limit:
+            if _blob(items[-1]) is not None:
+                items.pop()  # its mark would be on the next page
+            before = _blob(items[-1])  # a mark that is made now must not be on the next page either
+            last = items[-1].key if before is None else garbagekeys.mark(tenant_uid, before.digest)
+        marks = {
+            digest: item.modified
+            for item in items
+            if (digest := garbagekeys.parse_mark(item.key)) is not None
+        }
+        return Page([blob for item in items if (blob := _blob(item)) is not None], marks, last)
+
+    async def marks_of(self, tenant_uid: str, digests: Collection[str]) -> dict[str, datetime]:
+        """Return since when nothing refers to some blobs; those that are marked only."""
+        key_of = [garbagekeys.mark]
+        if await self._records.scan(garbagekeys.old_marks(tenant_uid), limit=1):
+            key_of.insert(0, garbagekeys.old_mark)
+        keys = [(digest, make(tenant_uid, digest)) for make in key_of for digest in digests]
+        found = await bounded.each(self._records.head(key) for _, key in keys)
+        return {
+            digest: item.modified for (digest, _), item in zip(keys, found, strict=True) if item is not None
+        }
+
+    async def adopt(self, tenant_uid: str) -> None:
+        """Put the marks of earlier versions where they are now; a bucket makes their time new by that."""
+        async for items in _batches(self._all(garbagekeys.old_marks(tenant_uid))):
+            await bounded.each(self._adopt(tenant_uid, item.key) for item in items)
+
+    async def _adopt(self, tenant_uid: str, key: str) -> None:
+        digest = garbagekeys.parse_old_mark(key)
+        if digest is not None and await self.blob(tenant_uid, digest) is not None:
+            await self._records.move(key, garbagekeys.mark(tenant_uid, digest))
+        else:
+            await self._records.remove(key)
 
     async def mark(self, tenant_uid: str, digests: Iterable[str]) -> None:
-        """Say that nothing refers to these blobs from now on."""
-        await bounded.each(
-            self._records.write(garbagekeys.mark(tenant_uid, digest), b"") for digest in digests
-        )
+        """Say that nothing refers to these blobs from now on.
+
+        Raises:
+            StoreFullError: there is no room to mark all.
+        """
+        await bounded.each(self._records.touch(garbagekeys.mark(tenant_uid, digest)) for digest in digests)
 
     async def unmark(self, tenant_uid: str, digests: Iterable[str]) -> None:
         """Take marks away; nothing happens where there are none."""
         await bounded.each(self._records.remove(garbagekeys.mark(tenant_uid, digest)) for digest in digests)
 
-    async def pins(self, tenant_uid: str) -> AsyncIterator[Pin]:
-        """Yield a tenant's pins.
+    async def pins(self, tenant_uid: str, known: set[bytes] | None = None) -> AsyncIterator[Pin]:
+        """Yield a tenant's pins, some read at once.
+
+        Args:
+            tenant_uid: whose.
+            known: versions of pins that are passed over; those that are yielded are put in. So only pins
+                that were written since it was last given cost a request each.
 
         Raises:
             PinError: one cannot be read.
         """
-        async for item in self._all(garbagekeys.pins(tenant_uid)):
-            artifact_uid = garbagekeys.parse_pin(item.key)
-            if artifact_uid is None:
-                raise garbage.PinError("below a tenant's pins there must be nothing else")
-            yield garbage.parse_pin(artifact_uid, await self._pin(item.key))
+        versions = set[bytes]() if known is None else known
+        async for items in _batches(self._all(garbagekeys.pins(tenant_uid))):
+            fresh = [item for item in items if _version(item) not in versions]
+            read = await bounded.each(map(self._pin_of, fresh))
+            for item, pin in zip(fresh, read, strict=True):
+                if pin is not None:
+                    versions.add(_version(item))
+                    yield pin
+
+    async def _pin_of(self, item: Item) -> Pin | None:
+        """Return a pin, None when it is gone by now."""
+        artifact_uid = garbagekeys.parse_pin(item.key)
+        if artifact_uid is None:
+            raise garbage.PinError("below a tenant's pins there must be nothing else")
+        data = await self._pin(item.key)
+        if data is None and await self._records.head(item.key) is None:
+            return None
+        return garbage.parse_pin(artifact_uid, data)
 
     async def _pin(self, key: str) -> bytes | None:
         return await self._records.read(key, limit_bytes=garbage.PIN_MAX_BYTES)
@@ -170,34 +219,48 @@ class Inventory:
 
         Args:
             tenant_uid: whose.
-            digests: those whose marks are older than the grace period; a few hundred at most.
+            digests: those whose marks are older than the grace period; `at_once` at most.
             live: reads from the cluster which of some digests something refers to now.
             grace: what was published in this time stays.
 
         Raises:
             StoreUnavailableError: the store fails; claims of requests that may still be on their way are left
                 to become stale.
+            StoreFullError: there is no room for a single claim.
         """
-        made: list[Claim] = []
+        found = _Claimed()
         try:
-            await bounded.each(self._claim(tenant_uid, digest, made) for digest in sorted(digests))
-            claims = await self._claims.fence(made)
+            await self._claim_all(tenant_uid, digests, found)
+            claims = await self._claims.fence(found.made)
             referred = await live(frozenset(claim.digest for claim in claims)) if claims else ()
         except BaseException:
             with contextlib.suppress(ports.StoreError):  # else they become stale
-                await self._claims.give_back(made)
+                await self._claims.give_back(found.made)
             raise
-        batch = _Batch(frozenset(referred), grace, Removal())
-        batch.done.kept += sorted(set(digests) - {claim.digest for claim in claims})
+        batch = _Batch(frozenset(referred), grace, Removal(unclaimed=found.unclaimed))
+        batch.done.kept += sorted(set(digests) - {claim.digest for claim in claims} - {*found.unclaimed})
         await bounded.each(self._finish(batch, claim) for claim in claims)
         if batch.error is not None:
             raise batch.error
         return batch.done
 
-    async def _claim(self, tenant_uid: str, digest: str, made: list[Claim]) -> None:
-        claim = await self._claims.make(tenant_uid, digest)
-        if claim is not None:
-            made.append(claim)
+    async def _claim_all(self, tenant_uid: str, digests: Collection[str], found: _Claimed) -> None:
+        await bounded.each(self._claim(tenant_uid, digest, found) for digest in sorted(digests))
+        if found.full is not None and not found.made:
+            raise found.full
+
+    async def _claim(self, tenant_uid: str, digest: str, found: _Claimed) -> None:
+        """Claim a blob; when there is no room for it, those that are claimed are removed first."""
+        if found.full is not None:
+            found.unclaimed.append(digest)
+            return
+        try:
+            claim = await self._claims.make(tenant_uid, digest)
+        except ports.StoreFullError as error:
+            found.full = error
+            found.unclaimed.append(digest)
+        else:
+            found.made += [claim] if claim is not None else []
 
     async def _finish(self, batch: "_Batch", claim: Claim) -> None:
         """Remove one claimed blob or let it be; after the first error the others are let be."""
@@ -234,7 +297,7 @@ class Inventory:
         return await self._claims.set_aside(tenant_uid, seen.digest, is_same)
 
     async def quarantined(self, tenant_uid: str) -> AsyncIterator[Item]:
-        """Yield what was set aside."""
+        """Yield what was set aside, in no order."""
         async for item in self._all(garbagekeys.damaged(tenant_uid)):
             yield item
 
@@ -242,30 +305,57 @@ class Inventory:
         """Remove what was set aside."""
         await self._records.remove(item.key)
 
+    def reread(self, tenant_uid: str, digest: str) -> AsyncGenerator[memoryview, None]:
+        """Yield a blob's bytes past what this machine remembers of them; see `Records.stream`."""
+        return self._records.stream(blob_keys.blob(tenant_uid, digest))
+
     async def reap(self, age: timedelta = CLAIM_STALE) -> int:
         """Take away the claims of collectors that have died; return how many."""
         return await self._claims.reap(age)
 
+    @property
+    def at_once(self) -> int:
+        """Return how many blobs `remove` may be given."""
+        return self._claims.at_once
+
+    async def prepare(self, tenant_uid: str) -> None:
+        """Get ready to remove a tenant's blobs when the store is full.
+
+        Raises:
+            StoreFullError: it is already.
+        """
+        await self._claims.prepare(tenant_uid)
+
     async def prune(self, tenant_uid: str) -> None:
         """Remove the empty folders of a tenant that is gone."""
-        await self._records.prune(garbagekeys.prefix(tenant_uid))
+        for prefix in (
+            garbagekeys.prefix(tenant_uid),
+            garbagekeys.claims(tenant_uid),
+            f"{uploads.SESSIONS}{tenant_uid}/",
+        ):
+            await self._records.prune(prefix)
 
-    def _all(self, prefix: str, after: str = "") -> AsyncIterator[Item]:
-        return record_ports.walk(self._records, prefix, after)
+    def _all(self, prefix: str) -> AsyncIterator[Item]:
+        return self._records.walk(prefix)
 
 
-def _is_blank(record: bytes) -> bool:
-    """Tell whether the record of the owner was cut off before the owner; a power cut may leave zeros."""
-    return _OWNER_START.startswith(record.rstrip(b"\0"))
+async def _batches(items: AsyncIterator[Item]) -> AsyncIterator[list[Item]]:
+    batch: list[Item] = []
+    async for item in items:
+        batch.append(item)
+        if len(batch) == LIST_MAX:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
-def _owner(record: bytes) -> str:
-    try:
-        return str(json.loads(record)["clusterUid"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+def _version(item: Item) -> bytes:
+    """Return what tells a key's version from any other, in 16 bytes: there may be many."""
+    told = f"{item.key} {item.size_bytes} {item.modified.timestamp()} {item.version}"
+    return hashlib.blake2b(told.encode(), digest_size=16).digest()
 
 
 def _blob(item: Item) -> Blob | None:
-    parsed = keys.parse_blob(item.key)
+    parsed = blob_keys.parse_blob(item.key)
     return None if parsed is None else Blob(parsed[1], item.size_bytes, item.modified)

@@ -5,6 +5,7 @@ from typing import assert_never
 
 from manifestry.adapters.store.contract.ports import Store
 from manifestry.adapters.store.local import blobs
+from manifestry.adapters.store.local import room as local_room
 from manifestry.adapters.store.remote import buckets
 from manifestry.settings import StoreSettings
 
@@ -14,7 +15,8 @@ def open_store(settings: StoreSettings) -> Store:
     match settings.store_type:
         case "local":
             root = Path(settings.store_path) / settings.store_prefix.strip("/")
-            return blobs.LocalStore(root, timeout_seconds=settings.store_timeout_seconds)
+            room = local_room.Room(root, settings.store_reserve_bytes)
+            return blobs.LocalStore(root, timeout_seconds=settings.store_timeout_seconds, room=room)
         case "s3" | "gcs" | "azure":
             return buckets.connect(settings)
         case other:

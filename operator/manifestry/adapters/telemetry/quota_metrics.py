@@ -36,12 +36,12 @@ class QuotaMetrics:
             "quota_repair_released", "Holders that repair removed", ["cause"], registry=registry
         )
         self.storage = Gauge(
-            "storage_quota_bytes", "Storage of a tenant (stored, reserved, limit)", ["tenant", "kind"],
-            registry=registry,
+            "storage_quota_bytes", "Storage of a tenant (stored, of these retained, reserved, limit)",
+            ["tenant", "kind"], registry=registry,
         )  # fmt: skip
         self.storage_artifacts = Gauge(
-            "storage_quota_artifacts", "Artifacts of a tenant (counted, limit)", ["tenant", "kind"],
-            registry=registry,
+            "storage_quota_artifacts", "Artifacts of a tenant (counted, of these retained, limit)",
+            ["tenant", "kind"], registry=registry,
         )  # fmt: skip
         self.queue_wait = Histogram(
             "queue_wait_seconds",
@@ -77,11 +77,19 @@ class QuotaMetrics:
                 self.storage,
                 {
                     "stored": totals.committed_bytes,
+                    "retained": totals.retained_bytes,
                     "reserved": account.reserved_bytes,
                     "limit": limits.max_bytes,
                 },
             ),
-            (self.storage_artifacts, {"counted": account.artifacts, "limit": limits.max_artifacts}),
+            (
+                self.storage_artifacts,
+                {
+                    "counted": account.artifacts,
+                    "retained": totals.retained_count,
+                    "limit": limits.max_artifacts,
+                },
+            ),
         ):
             for kind, value in rows.items():
                 if value is None:

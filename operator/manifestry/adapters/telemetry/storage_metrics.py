@@ -22,6 +22,12 @@ class StorageMetrics:
         self.success = Gauge(
             "manifestry_gc_success_timestamp_seconds", "End of the last complete run", registry=registry
         )
+        self.gone = Gauge(
+            "manifestry_gc_gone_tenants",
+            "Tenants in the store without a namespace in this cluster, by what becomes of them",
+            ["fate"],
+            registry=registry,
+        )
         self.scrubbed_bytes = Counter(
             "manifestry_scrub_read_bytes", "Bytes read back and hashed", registry=registry
         )

@@ -29,12 +29,14 @@ _RESOURCES = {
     "manifests": "manifests",
     "uploads": "uploads",
     "garbage": "garbage",
+    "damaged": "damaged",
     "jobs": "jobs",
     "job-types": "jobtypes",
     "quotas": "quotaledgers",
     "audit": "audit",
     "lineage": "lineage",
     "sparql": "lineage",
+    "retained": "retained",
 }
 
 

@@ -43,6 +43,8 @@ class Action(StrEnum):
     AUDIT_READ = "audit:read"
     INTEGRITY_CHECK = "integrity:check"
     GARBAGE_COLLECT = "garbage:collect"
+    RETAINED_READ = "retained:read"
+    RETAINED_DELETE = "retained:delete"
 
 
 _EVERYONE = frozenset(Role)
@@ -67,6 +69,8 @@ TABLE: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.AUDIT_READ: _ADMINS,
         Action.INTEGRITY_CHECK: _ADMINS,
         Action.GARBAGE_COLLECT: _ADMINS,
+        Action.RETAINED_READ: _ADMINS,
+        Action.RETAINED_DELETE: _ADMINS,
     }
 )
 

@@ -1,4 +1,4 @@
-"""An Artifact's life: its sources, fetching and uploading, its manifest, what is done next, the scrub.
+"""An Artifact's life: its sources, uploading, its manifest, what is done next, the scrub.
 
-Bytes by digest belong to `blobs`, what storing costs to `quota.storage`. Uses `blobs` and `kube`.
+Bytes by digest belong to `blobs`, what storing costs to `quota.storage`. Uses `blobs`, `fetching` and `kube`.
 """

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manifestry.core import errors
-from manifestry.core.artifacts import filelists, urls
+from manifestry.core.artifacts import filelists
+from manifestry.core.fetching import urls
 from manifestry.core.kube import names, objects
 from manifestry.core.kube.objects import Provenance
 

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final, Literal, assert_never
 
-from manifestry.core.artifacts import fetches
 from manifestry.core.blobs import digests
+from manifestry.core.fetching import fetches
 from manifestry.core.kube import names
 
 # What is not there yet is looked for at once in a fresh Artifact (two files of one `kubectl apply`), more and

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from manifestry.core.artifacts import declarations, fetches, lives, manifests, sources, statuses
+from manifestry.core.artifacts import declarations, lives, manifests, sources, statuses
 from manifestry.core.artifacts.lives import Body
 from manifestry.core.artifacts.manifests import Descriptor
 from manifestry.core.artifacts.plans import (
@@ -21,6 +21,7 @@ from manifestry.core.artifacts.plans import (
 )
 from manifestry.core.artifacts.sources import Found, Payload, Reference, RefusedError, Upload, Url, Waiting
 from manifestry.core.blobs import digests, garbage
+from manifestry.core.fetching import fetches
 from manifestry.core.kube import names
 from manifestry.core.kube.conditions import Condition
 
@@ -121,7 +122,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
     blobs = {item.digest: item.data for item in found if item.data is not None}
     blobs[digests.of(manifest)] = manifest  # last: nothing refers to the payload before it is there
     puts = [PutBlob(observed.tenant.uid, digest, data) for digest, data in blobs.items()]
-    pins = _pins(observed.body, observed.tenant, (*(item.digest for item in found), digests.of(manifest)))
+    pins = _pins(observed.body, observed.tenant, found, digests.of(manifest))
     return Plan((*staged, *puts, *pins), statuses.ready(observed, found, manifest, now))
 
 
@@ -137,12 +138,13 @@ def unavailable(observed: Observed, message: str, now: datetime) -> Plan:
     return _waiting(observed, waiting, now)
 
 
-def _pins(body: Body, tenant: Tenant, found: Sequence[str]) -> tuple[PutPin | DropPin, ...]:
+def _pins(body: Body, tenant: Tenant, found: Sequence[Found], manifest: str) -> tuple[PutPin | DropPin, ...]:
     """Return what `deletionPolicy` asks for; only an edited Artifact may have a pin to be dropped."""
     metadata = lives.mapping(body.get("metadata"))
     uid = str(metadata.get("uid", ""))
     if garbage.is_retained(body):
-        return (PutPin(tenant.uid, uid, garbage.render_pin(body, found)),)
+        kept, size_bytes = [item.digest for item in found], sum(item.size_bytes for item in found)
+        return (PutPin(tenant.uid, uid, garbage.render_pin(body, [*kept, manifest], size_bytes)),)
     return (DropPin(tenant.uid, uid),) if uid and metadata.get("generation", 1) != 1 else ()
 
 

@@ -71,7 +71,8 @@ class State:
     Args:
         offset: the bytes that are durable, from the first one without a gap.
         touched: when the last of them came.
-        pieces: how many objects hold them; 0 where that does not matter.
+        pieces: in how many they are kept.
+        pieces_max: how many there may be.
     """
 
     session: Session
@@ -79,6 +80,7 @@ class State:
     touched: datetime
     seal: Seal | None = None
     pieces: int = 0
+    pieces_max: int = PIECES_MAX_COUNT
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ class Leftover:
 
     upload_id: str
     touched: datetime
+
+
+def upload_id(entry: State | Leftover) -> str:
+    """Return the name below `uploads/` of what lies there."""
+    return entry.session.session_id if isinstance(entry, State) else entry.upload_id
 
 
 @dataclass(frozen=True)
@@ -241,7 +248,7 @@ def check_append(state: State, append: Append, limit_bytes: int) -> int:
         raise mismatch(state.offset, append.offset)
     if end is not None and end > limit_bytes:
         raise _refused(state, errors.PAYLOAD_TOO_LARGE, f"an upload must have at most {limit_bytes} bytes")
-    if state.pieces >= PIECES_MAX_COUNT and append.count != 0:
+    if state.pieces >= state.pieces_max and append.count != 0:
         raise _refused(state, errors.PAYLOAD_TOO_LARGE, "the upload has too many pieces; send larger ones")
     if end is not None and append.is_last and length is not None:
         check_end(end, length)

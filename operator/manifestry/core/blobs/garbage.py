@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
 
 from manifestry.core.blobs import digests
@@ -21,6 +21,7 @@ from manifestry.core.kube import names
 DIGEST_LENGTH: Final = len(digests.ALGORITHM) + 65
 PIN_MAX_BYTES: Final = 64 << 10  # 64 files make 5 KiB
 REFERRERS_SHOWN: Final = 10
+QUARANTINE: Final = timedelta(days=7)  # so long somebody may look at damaged bytes, and restore them
 
 Action = Literal["keep", "mark", "remove"]
 Reason = Literal["Referenced", "Pinned", "Young", "Marked", "Unreferenced", "Expired"]
@@ -41,11 +42,20 @@ class Blob(NamedTuple):
 
 @dataclass(frozen=True)
 class Pin:
-    """Keeps the bytes of an Artifact with `deletionPolicy: Retain` after its deletion."""
+    """Keeps the bytes of an Artifact with `deletionPolicy: Retain` after its deletion.
+
+    Args:
+        namespace: the Artifact's, by its name.
+        size_bytes: sum of the payloads, as the quota counts them; None in a pin of an earlier version.
+        since: when the bytes were pinned; None for the time of the pin itself.
+    """
 
     artifact_uid: str
     name: str
     digests: frozenset[str]
+    namespace: str = ""
+    size_bytes: int | None = None
+    since: datetime | None = None
 
 
 class PinError(ValueError):
@@ -266,19 +276,36 @@ def is_retained(body: Body) -> bool:
     return isinstance(spec, Mapping) and spec.get("deletionPolicy") == "Retain"
 
 
-def render_pin(body: Body, found: Iterable[str]) -> bytes:
-    """Return the content of an Artifact's pin.
+def render_pin(body: Body, found: Iterable[str], size_bytes: int | None = None) -> bytes:
+    """Return the content of an Artifact's pin: the same for the same Artifact, whenever it is asked for.
 
     Args:
         body: the Artifact.
         found: digests of its payload and of its manifest.
+        size_bytes: the sum of its payloads; None where it is not known, as in pins of earlier versions.
     """
     metadata = body.get("metadata") or {}
-    document = {
-        "version": 1,
-        "artifact": {key: str(metadata.get(key, "")) for key in ("uid", "namespace", "name")},
-        "digests": sorted(set(found)),
-    }
+    artifact = {key: str(metadata.get(key, "")) for key in ("uid", "namespace", "name")}
+    return _render_pin(artifact, found, size_bytes)
+
+
+def weighed_pin(pin: Pin, size_bytes: int, since: datetime) -> bytes:
+    """Return the content of a pin of an earlier version with what it did not say."""
+    artifact = {"uid": pin.artifact_uid, "namespace": pin.namespace, "name": pin.name}
+    return _render_pin(artifact, pin.digests, size_bytes, since)
+
+
+def _render_pin(
+    artifact: Mapping[str, str],
+    found: Iterable[str],
+    size_bytes: int | None = None,
+    since: datetime | None = None,
+) -> bytes:
+    document: dict[str, Any] = {"version": 1, "artifact": artifact, "digests": sorted(set(found))}
+    if size_bytes is not None:
+        document["sizeBytes"] = size_bytes
+    if since is not None:
+        document["since"] = since.isoformat()
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -289,9 +316,24 @@ def parse_pin(artifact_uid: str, data: bytes | None) -> Pin:
         PinError: it is damaged.
     """
     try:
-        match json.loads(data or b""):
-            case {"artifact": {"name": str(name)}, "digests": [*listed]}:
-                return Pin(artifact_uid, name, frozenset(digests.parse(digest) for digest in listed))
+        document: Any = json.loads(data or b"")
+        match document:
+            case {"artifact": {"name": str(name)} as about, "digests": [*listed]}:
+                found, namespace = frozenset(map(digests.parse, listed)), str(about.get("namespace", ""))
+                return Pin(artifact_uid, name, found, namespace, _size(document), _since(document))
     except ValueError:  # also DigestError
         pass
     raise PinError(f"the pin of artifact {artifact_uid} is damaged")
+
+
+def _size(document: Mapping[str, Any]) -> int | None:
+    size_bytes = document.get("sizeBytes")
+    return size_bytes if isinstance(size_bytes, int) and size_bytes >= 0 else None
+
+
+def _since(document: Mapping[str, Any]) -> datetime | None:
+    try:
+        when = datetime.fromisoformat(str(document.get("since")))
+    except ValueError:
+        return None
+    return when if when.tzinfo else when.replace(tzinfo=UTC)

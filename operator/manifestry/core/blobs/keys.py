@@ -6,6 +6,7 @@ from typing import Final
 from manifestry.core.blobs import digests
 
 UPLOADS: Final = "uploads/"
+CANARY: Final = "canary/"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _BLOB = re.compile(
     r"tenants/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
@@ -76,7 +77,7 @@ def canary(canary_id: str) -> str:
     Raises:
         KeyPartError: `canary_id` is not a UUID.
     """
-    return "canary/" + parse_uuid(canary_id)
+    return CANARY + parse_uuid(canary_id)
 
 
 def parse_blob(key: str) -> tuple[str, str] | None:

@@ -6,9 +6,12 @@ from typing import Any
 from manifestry.adapters.fetching import queues
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota.books import LedgerError
-from manifestry.core.artifacts import fetches, sources, steps
+from manifestry.adapters.store import inventory
 from manifestry.core.artifacts import lives as artifact_lives
+from manifestry.core.artifacts import sources, steps
 from manifestry.core.artifacts.plans import Observed
+from manifestry.core.blobs import garbage
+from manifestry.core.fetching import fetches
 from manifestry.core.quota.storage import grants
 from manifestry.core.quota.storage import limits as storage_limits
 from manifestry.core.quota.storage import lives as storage_lives
@@ -91,7 +94,18 @@ async def give_back(ctx: Context, observed: Observed) -> None:
         return
     left = _charge_of(kept, steps.needed_bytes(kept, now) or 0)
     if grants.trim(account, left, now)[1]:
+        await _unpin(ctx, observed)
         await ctx.storage.books.trim(namespace, left)
+
+
+async def _unpin(ctx: Context, observed: Observed) -> None:
+    """Keep nothing whose charge is given back: who was killed between pin and status has left a pin.
+
+    It was never `Ready`, so nothing was promised.
+    """
+    if observed.tenant is not None and garbage.is_retained(observed.body):
+        uid = str(observed.body["metadata"]["uid"])
+        await inventory.Inventory(ctx.store).unpin(observed.tenant.uid, uid)
 
 
 def _kept(ctx: Context, observed: Observed) -> Observed | None:

@@ -1,4 +1,8 @@
-"""Read stored bytes back at a bounded rate, and say whether they are what their digest says."""
+"""Read stored bytes back at a bounded rate, and say whether they are what their digest says.
+
+They are read past what this machine remembers: there, wrong twice is no more than wrong once, and right says
+nothing about the disk.
+"""
 
 import asyncio
 import hashlib
@@ -69,7 +73,7 @@ class Readback:
     async def _is_sound(self, tenant_uid: str, digest: str) -> bool:
         sha256 = hashlib.sha256()
         try:
-            async with aclosing(self._ctx.store.stream(tenant_uid, digest)) as views:
+            async with aclosing(self._inventory.reread(tenant_uid, digest)) as views:
                 async for view in views:
                     await asyncio.to_thread(sha256.update, view)
                     METRICS.scrubbed_bytes.inc(len(view))

@@ -47,6 +47,7 @@ async def reconcile(ctx: Context, namespace: str, name: str) -> float | None:
     Raises:
         ApiError: the API server did not do what was asked; the queue tries again.
     """
+    await _settle_departed(ctx, namespace, name)
     body = await _find(ctx, names.ARTIFACTS, namespace, name)
     wanted = steps.lookups(body) if body is not None else None
     if body is None:
@@ -103,9 +104,42 @@ def _forget(ctx: Context, namespace: str, name: str) -> None:
         ctx.fetches.forget(namespace, name)
 
 
+async def _settle_departed(ctx: Context, namespace: str, name: str) -> None:
+    """Do what the last policy of deleted Artifacts asks for, before a count may take them for gone.
+
+    Raises:
+        StoreError: it stays to be done.
+    """
+    for action in ctx.caches.departed(namespace, name):
+        match action:
+            case PutPin():
+                await _pin(ctx, action)
+            case DropPin(tenant_uid, artifact_uid):
+                await inventory.Inventory(ctx.store).unpin(tenant_uid, artifact_uid)
+        ctx.caches.settle_departed(namespace, name, action)
+
+
 async def _apply(ctx: Context, body: Body, plan: Plan) -> None:
     for action in plan.actions:
+        if isinstance(action, PutPin) and not await _is_as_read(ctx, body):
+            return  # deleted meanwhile, and counted as gone: what is pinned now would not be charged
         await _act(ctx, body, action)
+
+
+async def _pin(ctx: Context, wanted: PutPin) -> None:
+    try:
+        await inventory.Inventory(ctx.store).pin(wanted.tenant_uid, wanted.artifact_uid, wanted.content)
+    finally:  # what has failed may have been done all the same
+        if ctx.storage is not None:
+            ctx.storage.retained.note(wanted.tenant_uid)
+
+
+async def _is_as_read(ctx: Context, body: Body) -> bool:
+    metadata = body["metadata"]
+    found = await _find(ctx, names.ARTIFACTS, metadata["namespace"], metadata["name"])
+    return found is not None and all(
+        found["metadata"].get(key) == metadata.get(key) for key in ("uid", "resourceVersion")
+    )
 
 
 async def _act(ctx: Context, body: Body, action: Action) -> None:
@@ -118,8 +152,8 @@ async def _act(ctx: Context, body: Body, action: Action) -> None:
             except ports.BlobNotFoundError:  # collected meanwhile: the next look fetches once more
                 _forget(ctx, body["metadata"]["namespace"], body["metadata"]["name"])
                 raise
-        case PutPin(tenant_uid, artifact_uid, content):
-            await inventory.Inventory(ctx.store).pin(tenant_uid, artifact_uid, content)
+        case PutPin():
+            await _pin(ctx, action)
         case DropPin(tenant_uid, artifact_uid):
             await inventory.Inventory(ctx.store).unpin(tenant_uid, artifact_uid)
         case DropFetched():

@@ -51,6 +51,8 @@ class Scrubber:
 
     async def once(self) -> bool:
         """Read back the Artifacts, and the pins, that wait longest; tell whether there are more of them."""
+        if self._ctx.guard is not None and not self._ctx.guard.is_ours:
+            return False  # in another's store everything would be missing
         more = await self._artifacts()
         return await self._pins.once() or more
 

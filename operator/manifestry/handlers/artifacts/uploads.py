@@ -3,12 +3,14 @@
 There is no object in the Kubernetes API for an upload, so there is nothing to reconcile, only this.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota.books import LedgerError
@@ -23,6 +25,15 @@ _logger = logging.getLogger(__name__)
 # The store is listed as a whole, so not at each resync; at the latest this long after something has expired.
 EVERY_SECONDS = 600.0
 
+Entry = uploads.State | uploads.Leftover
+
+
+class _Sight(NamedTuple):
+    """When bytes without a session were seen first, and which downloads were under way: perhaps theirs."""
+
+    at: datetime
+    fetching: "frozenset[asyncio.Task[None]]"
+
 
 @dataclass
 class Collector:
@@ -34,6 +45,7 @@ class Collector:
 
     sessions: session_ports.Sessions
     _next: float = field(default=float("-inf"), init=False)
+    _sights: dict[str, _Sight] = field(default_factory=dict, init=False)
 
     async def resync(self, ctx: Context) -> None:
         """Look through the store if it is time.
@@ -54,9 +66,10 @@ class Collector:
         counts: Counter[str] = Counter()
         expiry, started = timedelta(seconds=ctx.settings.upload_expiry_seconds), ctx.clock.now()
         known: set[str] = set()
-        async for entry in self.sessions.entries():
-            known.add(entry.session.session_id if isinstance(entry, uploads.State) else entry.upload_id)
-            match uploads.verdict(entry, ctx.clock.now(), expiry):
+        async for found in self.sessions.entries():
+            entry = self._dated(ctx, found)
+            known.add(uploads.upload_id(entry))
+            match self._verdict(ctx, entry, expiry):
                 case "remove":
                     counts[await self._remove(ctx, entry)] += 1
                 case "ask" if isinstance(entry, uploads.State) and not await _is_awaited(ctx, entry.session):
@@ -65,9 +78,35 @@ class Collector:
                     pass
         freed = await self.sessions.free_slots(ctx.clock.now() - uploads.GRACE)
         charges = await _give_back_unknown(ctx, known, started - uploads.GRACE)
+        self._sights = {each: sight for each, sight in self._sights.items() if each in known}
         return counts + Counter(slots=freed, charges=charges)
 
-    async def _remove(self, ctx: Context, entry: uploads.State | uploads.Leftover) -> str:
+    def _dated(self, ctx: Context, entry: Entry) -> Entry:
+        """Return a leftover as old as we know it: an S3 object in parts has the time of its first request."""
+        if isinstance(entry, uploads.State):
+            return entry
+        if entry.upload_id not in self._sights:
+            fetching = frozenset() if ctx.fetches is None else ctx.fetches.under_way()
+            self._sights[entry.upload_id] = _Sight(ctx.clock.now(), fetching)
+        return replace(entry, touched=max(entry.touched, self._sights[entry.upload_id].at))
+
+    def _verdict(self, ctx: Context, entry: Entry, expiry: timedelta) -> uploads.Verdict:
+        verdict = uploads.verdict(entry, ctx.clock.now(), expiry)
+        is_old = verdict == "remove" and isinstance(entry, uploads.Leftover)
+        return "keep" if is_old and self._is_fetched(ctx, uploads.upload_id(entry)) else verdict
+
+    def _is_fetched(self, ctx: Context, upload_id: str) -> bool:
+        """Tell whether bytes were fetched for an Artifact that waits for its other files, or may still be.
+
+        Asked for each, not once for all: a fetch may have ended since the listing began.
+        """
+        if ctx.fetches is None:
+            return False
+        return upload_id in ctx.fetches.staged() or bool(
+            self._sights[upload_id].fetching & ctx.fetches.under_way()
+        )
+
+    async def _remove(self, ctx: Context, entry: Entry) -> str:
         match entry:
             case uploads.State(session):
                 await self.sessions.abort(session)

@@ -7,6 +7,7 @@ from typing import Any
 
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.quota.books import LedgerError, NotReadyError
+from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry import quota_metrics
 from manifestry.core.artifacts import steps
 from manifestry.core.artifacts.plans import Observed
@@ -63,7 +64,8 @@ async def resync(ctx: Context) -> None:
     """Count every limited tenant's artifacts, remove the ledgers of the others, give back what nobody uses.
 
     Raises:
-        LedgerError, ApiError: one could not be counted; readiness must not count this run as a success.
+        LedgerError, ApiError, StoreError: one could not be counted; readiness must not count this run as a
+            success.
     """
     if ctx.storage is None:
         return
@@ -81,7 +83,7 @@ async def resync(ctx: Context) -> None:
                 ctx.queue.add((KIND, namespace, LEDGER))
             elif namespace in kept:
                 await _lift(ctx, storage, namespace)
-        except (LedgerError, apierrors.ApiError) as error:
+        except (LedgerError, apierrors.ApiError, ports.StoreError) as error:
             if not is_leaving(ctx, namespace):
                 failed.append(error)
     if failed:
@@ -189,7 +191,9 @@ def summary(ctx: Context, namespace: str, tenant: str) -> dict[str, int] | None:
     account = ctx.storage.books.account(namespace) if ctx.storage is not None else None
     if account is None or not account.initialized or not limits_of(ctx, tenant).is_set:
         return None
-    return {"usedBytes": account.totals.committed_bytes, "artifacts": account.artifacts}
+    found = {"usedBytes": account.totals.committed_bytes, "artifacts": account.artifacts}
+    retained = account.totals.retained_bytes
+    return {**found, "retainedBytes": retained} if account.totals.retained_count else found
 
 
 def limits_of(ctx: Context, tenant: str) -> Limits:
@@ -198,7 +202,11 @@ def limits_of(ctx: Context, tenant: str) -> Limits:
 
 
 async def recount(ctx: Context, storage: Storage, namespace: str) -> None:
-    """Count a tenant's artifacts; give back at once what was found unused, in two steps."""
+    """Count a tenant's artifacts, the retained ones too; give back what was found unused, in two steps.
+
+    Raises:
+        StoreError: nobody can say what is retained; what was counted stays counted until then.
+    """
     started, is_new = ctx.clock.monotonic(), not _is_ready(storage, namespace)
     storage.free.discard(namespace)
     storage.stale.discard(namespace)
@@ -206,13 +214,15 @@ async def recount(ctx: Context, storage: Storage, namespace: str) -> None:
 
     async def observe() -> list[Live]:
         seen[:], _ = await ctx.client.list(names.ARTIFACTS, namespace)
-        return [lives.live(body) for body in seen]
+        tenant_uid = ctx.caches.tenant_uid(namespace)
+        retained = await storage.retained.of(ctx.store, tenant_uid) if tenant_uid is not None else []
+        return lives.with_retained(map(lives.live, seen), retained)
 
     try:
         found = await storage.books.recount(namespace, observe)
         if found.marked:
             found = await storage.books.recount(namespace, observe)
-    except (LedgerError, apierrors.ApiError):
+    except (LedgerError, apierrors.ApiError, ports.StoreError):
         storage.stale.add(namespace)
         raise
     ended = ctx.clock.monotonic()

@@ -103,7 +103,8 @@ def _summaries(ctx: Context, governed: list[tuple[str, str]]) -> list[dict[str, 
 def _total(rows: list[dict[str, Any]]) -> dict[str, int] | None:
     """Return what the tenants store together; None where it is counted for none of them."""
     stored = [row["storage"] for row in rows if "storage" in row]
-    return {key: sum(each[key] for each in stored) for key in stored[0]} if stored else None
+    keys = dict.fromkeys(key for each in stored for key in each)  # `retainedBytes` is not in all of them
+    return {key: sum(each.get(key, 0) for each in stored) for key in keys} if stored else None
 
 
 def _above(ctx: Context, governed: list[tuple[str, str]]) -> Iterator[str]:

@@ -4,11 +4,14 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from manifestry.core.artifacts.plans import DropPin, PutPin
 from manifestry.core.kube import names
 from manifestry.core.quota import quotas
+from manifestry.core.quota.storage import departures
 
 Object = Mapping[str, Any]
 MAX_DELETED = 4096  # uids that are remembered: what falls out is released by the next repair instead
+MAX_DEPARTED = 16_384  # Artifacts; of one that falls out the pin stays as it is, listed and removable
 CACHED = (names.JOB_TYPES, names.TENANT_QUOTAS, names.NAMESPACES)
 
 
@@ -18,6 +21,7 @@ class Caches:
     def __init__(self) -> None:
         self._kinds: dict[str, dict[str, Object]] = {resource.kind: {} for resource in CACHED}
         self._deleted: dict[str, None] = {}
+        self._departed: dict[tuple[str, str], dict[str, PutPin | DropPin]] = {}
         self._claimants: dict[str, frozenset[str]] | None = None  # namespaces by the tenant they claim
         self._quotas: quotas.Table | None = None
         self.served: dict[str, str | None] = {}  # the claim by which a namespace was last looked at
@@ -72,6 +76,10 @@ class Caches:
         found = self.namespaces.get(namespace)
         return None if found is None else found["metadata"].get("uid")
 
+    def namespace_of(self, uid: str) -> str:
+        """Return the name of the tenant's namespace with a uid, empty for none."""
+        return next((name for name in self.namespaces if self.tenant_uid(name) == uid), "")
+
     def note_deleted(self, uid: str) -> None:
         """Remember that a Job existed and is gone: its reservation belongs to none that is being created."""
         self._deleted[uid] = None
@@ -85,6 +93,25 @@ class Caches:
     def deleted_of(self, uids: AbstractSet[str]) -> list[str]:
         """Return those of `uids` whose Job was seen to go."""
         return [*(self._deleted.keys() & uids)]
+
+    def note_departed(self, namespace: str, name: str, item: Object) -> None:
+        """Remember what the last `deletionPolicy` of an Artifact that is gone still asks for."""
+        tenant_uid = self.tenant_uid(namespace)  # now: the namespace may be the next to go
+        for action in departures.pins(item, tenant_uid) if tenant_uid else ():
+            self._departed.setdefault((namespace, name), {})[action.artifact_uid] = action
+        if len(self._departed) > MAX_DEPARTED:
+            self._departed.pop(next(iter(self._departed)))
+
+    def departed(self, namespace: str, name: str) -> list[PutPin | DropPin]:
+        """Return what is still to be done for the Artifacts of this name that are gone."""
+        return list(self._departed.get((namespace, name), {}).values())
+
+    def settle_departed(self, namespace: str, name: str, done: PutPin | DropPin) -> None:
+        """Forget what was done for an Artifact that is gone."""
+        waiting = self._departed.get((namespace, name), {})
+        waiting.pop(done.artifact_uid, None)
+        if not waiting:
+            self._departed.pop((namespace, name), None)
 
     def put(self, kind: str, item: Object) -> bool:
         """Keep an object unless it or a newer one is kept already; tell whether it is news.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from manifestry.adapters.fetching import queues as fetching_queues
     from manifestry.adapters.quota import ledgers
     from manifestry.adapters.store.contract import ports
+    from manifestry.adapters.store.ownership import guards
     from manifestry.handlers.runtime import storagestates
 
 
@@ -32,6 +33,7 @@ class Context:
         cluster_settings: how the cluster is reached; its `namespace` is our own.
         fetches: downloads for `url` sources; None when they are not served.
         storage: the storage quotas; None when they are not kept.
+        guard: says whether the store is ours; without one nothing is collected.
     """
 
     client: cluster.KubeClient
@@ -44,6 +46,7 @@ class Context:
     cluster_settings: configuration.ClusterSettings
     fetches: "fetching_queues.FetchQueue | None" = None
     storage: "storagestates.Storage | None" = None
+    guard: "guards.Guard | None" = None
 
 
 Reconciler = Callable[[Context, str, str], Awaitable[float | None]]

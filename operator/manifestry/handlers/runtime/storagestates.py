@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from manifestry.adapters.quota import storagebooks
+from manifestry.adapters.store import pins
 from manifestry.core.quota.storage.charges import Charge
 from manifestry.core.quota.storage.grants import Wanted, fits
 from manifestry.core.quota.storage.limits import Limits
@@ -19,6 +20,7 @@ class Storage:
         stale: namespaces whose totals must be counted, because an artifact has gone.
         free: namespaces that are known to have no limit and no ledger.
         not_before: monotonic time of the earliest next count, by namespace.
+        retained: what is retained of deleted artifacts, as it was counted last.
     """
 
     books: storagebooks.StorageBooks
@@ -27,6 +29,7 @@ class Storage:
     stale: set[str] = field(default_factory=set)
     free: set[str] = field(default_factory=set)
     not_before: dict[str, float] = field(default_factory=dict)
+    retained: pins.Counts = field(default_factory=pins.Counts)
 
     def wait(self, namespace: str, wanted: Wanted) -> None:
         """Remember that an artifact waits for room; it keeps its place."""

@@ -11,8 +11,8 @@ from manifestry.adapters.fetching import queues
 from manifestry.adapters.fetching.fetches import Admit
 from manifestry.adapters.store.contract import ports
 from manifestry.adapters.telemetry.storage_metrics import METRICS
-from manifestry.core.artifacts import fetches
-from manifestry.core.artifacts.fetches import (
+from manifestry.core.fetching import fetches
+from manifestry.core.fetching.fetches import (
     Failure,
     Fetched,
     FetchError,
@@ -288,3 +288,18 @@ async def test_without_room_a_fetch_ends_until_it_is_forgotten(world: World) -> 
 async def test_without_a_quota_everything_is_admitted(world: World) -> None:
     await world.look("x")
     await world.servers.admits["x"](1 << 50, is_whole=False)
+
+
+async def test_what_is_staged_and_what_is_at_work_is_told(world: World) -> None:
+    assert (world.queue.staged(), world.queue.under_way()) == (frozenset(), frozenset())
+    await world.look("x", "y")
+    before = world.queue.under_way()
+    assert len(before) == 2
+    await world.servers.end("x", fetched("x"))
+    assert world.queue.staged() == {"upload-x"}
+    assert len(before & world.queue.under_way()) == 1
+    await world.servers.end("y", SOON)
+    assert world.queue.staged() == {"upload-x"}
+    assert world.queue.under_way() == frozenset()
+    world.queue.forget("team", "a")
+    assert world.queue.staged() == frozenset()

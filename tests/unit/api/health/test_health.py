@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from manifestry.adapters.kube import apierrors
 from manifestry.adapters.store.contract import ports
+from manifestry.adapters.store.ownership import guards
 from manifestry.core.access import identities
 from manifestry_api.health import checks, probes
 from manifestry_api.request import telemetry
@@ -46,10 +47,16 @@ class Kubernetes:
 class Bytes:
     def __init__(self) -> None:
         self.fails = False
+        self.is_full = False
 
-    async def canary(self) -> None:
+    async def look(self) -> None:
         if self.fails:
             raise ports.StoreUnavailableError("away")
+
+    async def canary(self) -> None:
+        await self.look()
+        if self.is_full:
+            raise ports.StoreFullError("full")
 
 
 class Certificate:
@@ -87,10 +94,31 @@ async def test_all_well_is_200_with_a_row_for_each_check() -> None:
     answer = await asgi.call(found.app, "GET", "/readyz")
     assert answer.status == 200, answer.body
     assert [row["name"] for row in answer.json()["checks"]] == [
-        "kubernetes-api", "object-store", "job-runner", "configuration", "caches", "tenants",
-        "webhook-certificate",
+        "kubernetes-api", "object-store", "object-store-writes", "job-runner", "configuration", "caches",
+        "tenants", "webhook-certificate",
     ]  # fmt: skip
     assert all(row["reason"] == "" and row["ageSeconds"] is not None for row in answer.json()["checks"])
+
+
+class Guard:
+    """Of a store that is another cluster's."""
+
+    @staticmethod
+    def rows() -> tuple[guards.Row, ...]:
+        return (
+            guards.Row("store-ownership", "the store belongs to another cluster (x)", 1.0),
+            guards.Row("store-conformance", "", 2.0),
+        )
+
+
+async def test_a_store_that_is_not_ours_is_not_ready_and_may_be_left_out() -> None:
+    found, _, _ = await healthy()
+    found.ports.guard = Guard()  # type: ignore[assignment]
+    assert (await asgi.call(found.app, "GET", "/readyz")).status == 503
+    said = await rows(found)
+    assert said["store-ownership"]["reason"] == "the store belongs to another cluster (x)"
+    assert said["store-conformance"]["ok"]
+    assert (await asgi.call(found.app, "GET", "/readyz", query=b"exclude=store-ownership")).status == 200
 
 
 async def test_nothing_examined_yet_is_503_and_still_alive() -> None:
@@ -115,7 +143,7 @@ async def test_each_dependency_fails_its_own_row() -> None:
         failed = {name: row["reason"] for name, row in (await rows(found)).items() if not row["ok"]}
     finally:
         Certificate.reason = ""
-    assert failed["object-store"] == "StoreUnavailableError"
+    assert failed["object-store"] == failed["object-store-writes"] == "StoreUnavailableError"
     assert "121 s ago" in failed["job-runner"]
     assert failed["configuration"] == "jobs.manifestry.dev is not established"
     assert "jobs is not filled yet" in failed["caches"]
@@ -123,6 +151,33 @@ async def test_each_dependency_fails_its_own_row() -> None:
     assert "1 tenant is claimed by several namespaces" in failed["tenants"]
     assert failed["webhook-certificate"] == "expired"
     assert "kubernetes-api" not in failed
+
+
+async def test_a_store_that_can_only_be_read_degrades_and_stays_in_the_service() -> None:
+    found, kubernetes, store = await healthy()
+    store.is_full = True
+    await look(found)
+    answer = await asgi.call(found.app, "GET", "/readyz")
+    assert (answer.status, answer.json()["status"]) == (200, "degraded")
+    shown = {row["name"]: (row["ok"], row["reason"]) for row in answer.json()["checks"]}
+    assert shown["object-store"] == (True, "")
+    assert shown["object-store-writes"] == (False, "StoreFullError")
+    health = (await asgi.call(found.app, "GET", "/healthz")).json()
+    assert (health["status"], health["objectStore"]) == ("degraded", "degraded")
+    del kubernetes.objects["manifestry-operator"]
+    await look(found)
+    answer = await asgi.call(found.app, "GET", "/readyz")
+    assert (answer.status, answer.json()["status"]) == (503, "failed")
+    answer = await asgi.call(found.app, "GET", "/readyz", query=b"exclude=job-runner")
+    assert (answer.status, answer.json()["status"]) == (200, "degraded")
+
+
+async def test_a_store_that_cannot_be_read_takes_the_facade_out_of_the_service() -> None:
+    found, _, store = await healthy()
+    store.fails = True
+    await look(found)
+    answer = await asgi.call(found.app, "GET", "/readyz", query=b"exclude=job-runner")
+    assert (answer.status, answer.json()["status"]) == (503, "failed")
 
 
 async def test_a_check_can_be_left_out_of_the_verdict_and_not_out_of_the_answer() -> None:

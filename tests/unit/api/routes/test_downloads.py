@@ -17,6 +17,7 @@ from starlette.requests import Request
 
 from manifestry.adapters.store.contract import ports as store_ports
 from manifestry.adapters.store.local import payloads
+from manifestry.core.artifacts import suspects
 from manifestry.core.kube import names
 from manifestry_api.guard import deps, shortcuts
 from manifestry_api.routes import contents
@@ -261,6 +262,71 @@ async def test_a_payload_that_has_shrunk_is_an_error_before_the_first_byte(
     assert (answer.status, answer.json["code"]) == (500, "internal")
     assert "missing or damaged" in answer.json["detail"]
     assert await left_open() == []
+
+
+async def test_bytes_that_cannot_be_sent_leave_one_note_for_the_operator(site: Site, way: str) -> None:
+    blob = await stored(site)
+    path_of(site, blob).unlink()
+    for _ in range(2):
+        assert (await site.call("GET", PATH, role="viewer")).status == 500
+    artifact = site.cluster.find(names.ARTIFACTS, "a", NAMESPACE)
+    assert artifact is not None
+    records = site.world.ports.store.records()
+    (note,) = await records.scan(suspects.PREFIX)
+    data = await records.read(note.key, limit_bytes=suspects.NOTE_MAX_BYTES)
+    assert data is not None
+    assert suspects.parse(note.key, data) == (artifact["metadata"]["uid"], NAMESPACE, "a")
+
+
+async def test_a_manifest_that_cannot_be_sent_leaves_a_note(site: Site) -> None:
+    await stored(site)
+    await site.world.ports.store.delete(TENANT_UID, f"sha256:{hashlib.sha256(b'{}').hexdigest()}")
+    answer = await site.call("GET", "/artifacts/a/manifest", role="viewer")
+    assert (answer.status, answer.json["code"]) == (500, "internal")
+    assert len(await site.world.ports.store.records().scan(suspects.PREFIX)) == 1
+
+
+def flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+async def test_a_short_payload_that_passes_through_is_hashed_before_its_first_byte(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zerocopy, "CYCLE_NAMES", frozenset({"nothing has this name"}))
+    flip(path_of(site, await stored(site)), 99)
+    answer = await site.call("GET", PATH, role="viewer")
+    assert (answer.status, answer.json["code"]) == (500, "internal")
+    assert len(await site.world.ports.store.records().scan(suspects.PREFIX)) == 1
+    part = await site.call("GET", PATH, headers={"Range": "bytes=0-9"})  # of a part there is no digest
+    assert (part.status, part.data) == (206, DATA[:10])
+    assert "Content-Digest" not in part.headers
+
+
+async def test_the_last_bytes_that_pass_through_are_sent_only_when_all_hash_to_the_digest(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zerocopy, "CYCLE_NAMES", frozenset({"nothing has this name"}))
+    data = os.urandom((3 << 20) + 7)
+    blob = await stored(site, data)
+    answer = await site.call("GET", PATH)
+    assert (answer.status, answer.data) == (200, data)
+    flip(path_of(site, blob), 99)
+    received = bytearray()
+
+    async def read() -> None:
+        async with site.open(PATH) as broken:
+            async for chunk in broken.content.iter_any():
+                received.extend(chunk)
+
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await read()
+    assert len(received) <= 3 << 20
+    assert len(await site.world.ports.store.records().scan(suspects.PREFIX)) == 1
 
 
 async def test_a_planted_link_is_not_followed(site: Site, way: str, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from manifestry.adapters.store import inventory
+from manifestry.adapters.store.ownership import tenants
 from manifestry.core.blobs import digests, garbage, garbagekeys, keys
+from manifestry.core.blobs.tenantrecords import TenantRecord
 from manifestry.core.kube import names
 from manifestry_api.objects import views
 from tests.unit.api.routes import site as sites
@@ -86,6 +88,20 @@ async def test_pages_show_every_blob_once(site: Site, tmp_path: Path, limit: int
         seen += [item["digest"] for item in page["items"]]
         path = f"/garbage?limit={limit}&continue={page['continue']}" if "continue" in page else ""
     assert seen == sorted(made)
+
+
+async def test_bytes_of_an_earlier_namespace_of_this_name_are_listed_and_of_no_other(site: Site) -> None:
+    raw = tenants.TenantRecords(site.world.ports.store.records())
+    earlier, other = str(uuid.uuid4()), str(uuid.uuid4())
+    for uid, namespace in ((earlier, NAMESPACE), (other, "ns-other")):
+        await site.world.ports.store.put(uid, b"x")
+        await raw.note(uid, TenantRecord("cluster", namespace))
+        await raw.miss(uid)
+    page = (await site.call("GET", "/garbage")).json
+    views.GarbagePage.model_validate(page)
+    assert [each["tenantUid"] for each in page["goneTenants"]] == [earlier]
+    await raw.keep(earlier)
+    assert "goneTenants" not in (await site.call("GET", "/garbage")).json
 
 
 @pytest.mark.parametrize("role", ["viewer", "publisher", "operator"])

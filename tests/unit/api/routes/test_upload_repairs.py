@@ -1,6 +1,7 @@
 """Bytes that were stored once and are damaged or missing: the same ones heal, by PUT and by a session."""
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -140,5 +141,63 @@ async def test_a_put_that_repairs_may_not_be_longer_than_what_was_stored(
 
 async def test_a_sound_artifact_takes_no_session(site: Site) -> None:
     await lost(site, "Missing")
+    await site.world.ports.store.put(TENANT_UID, DATA)
     say(site, "a", "Stored", "True")
     assert (await site.call("POST", "/artifacts/a/uploads")).status == 409
+
+
+def shorten(site: Site) -> None:
+    path = site.world.ports.store.local_path(TENANT_UID, DIGEST)
+    assert path is not None
+    os.truncate(path, len(DATA) - 1)
+
+
+def replace(site: Site) -> None:
+    path = site.world.ports.store.local_path(TENANT_UID, DIGEST)
+    assert path is not None
+    path.unlink()
+    path.symlink_to("/etc/hostname")
+
+
+async def unnoticed(site: Site, fault: str) -> None:
+    """Upload, and let the bytes be gone, shortened or replaced while the status still says Ready."""
+    await lost(site, "Missing")
+    say(site, "a", "Stored", "True")
+    if fault != "gone":
+        await site.world.ports.store.put(TENANT_UID, DATA)
+        (shorten if fault == "shorter" else replace)(site)
+
+
+FAULTS = ["gone", "shorter", "replaced"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_put_of_the_same_bytes_heals_what_nobody_has_noticed_yet(site: Site, fault: str) -> None:
+    await unnoticed(site, fault)
+    headers = {"Content-Type": "application/zip"}
+    other = await site.call("PUT", "/artifacts/a/content", data=DATA[::-1], headers=headers)
+    assert (other.status, other.json["code"]) == (422, "digest-mismatch")
+    done = await site.call("PUT", "/artifacts/a/content", data=DATA, headers=headers)
+    assert done.status == 200, done.data
+    assert await stored(site) == DATA
+
+
+async def test_a_session_heals_what_nobody_has_noticed_yet(site: Site) -> None:
+    await unnoticed(site, "gone")
+    path = await begin(site)
+    assert (await patch(site, path, 0, DATA[:9])).status == 204
+    assert await head(site, path) == (204, "9", "?0")
+    assert (await patch(site, path, 9, DATA[9:], last=True)).status == 200
+    assert await stored(site) == DATA
+    assert (await patch(site, path, len(DATA), b"", last=True)).status == 200  # it has not heard of it
+    assert (await site.call("POST", "/artifacts/a/uploads")).status == 409
+
+
+async def test_the_same_bytes_are_not_stored_twice(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    await unnoticed(site, "gone")
+    await site.world.ports.store.put(TENANT_UID, DATA)
+    monkeypatch.delattr(type(site.world.ports.store), "stage")
+    headers = {"Content-Type": "application/zip"}
+    assert (await site.call("PUT", "/artifacts/a/content", data=DATA, headers=headers)).status == 200
+    other = await site.call("PUT", "/artifacts/a/content", data=DATA[::-1], headers=headers)
+    assert (other.status, other.json["code"]) == (409, "conflict")

@@ -11,6 +11,7 @@ import pytest
 
 from manifestry.adapters.store.contract import ports as store_ports
 from manifestry.adapters.store.contract import session_ports
+from manifestry.core.artifacts import uploads
 from manifestry.core.blobs import keys
 from manifestry.core.kube import names
 from manifestry_api.artifacts import sessions as facade_sessions
@@ -194,16 +195,88 @@ async def test_a_damaged_piece_is_not_taken(site: Site) -> None:
     assert (await patch(site, path, 0, DATA, last=False, **{"Content-Digest": field(DATA)})).status == 204
 
 
-async def test_a_damaged_piece_that_was_streamed_ends_the_upload(
+async def test_a_damaged_piece_that_was_streamed_is_taken_back(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facade_sessions, "VERIFIED_MAX_BYTES", 10)
     await artifact(site)
     path = await begin(site)
     assert (await patch(site, path, 0, DATA, last=False, **{"Content-Digest": field(DATA)})).status == 204
-    refused = await patch(site, path, len(DATA), DATA, last=False, **{"Content-Digest": field(b"x")})
-    assert (refused.status, refused.json["code"]) == (422, "digest-mismatch")
+    for last in (False, True):
+        refused = await patch(site, path, len(DATA), DATA, last=last, **{"Content-Digest": field(b"x")})
+        assert (refused.status, refused.json["code"]) == (422, "digest-mismatch")
+        assert refused.headers["Upload-Offset"] == str(len(DATA))
+        assert await head(site, path) == (204, str(len(DATA)), "?0")
+    done = await patch(site, path, len(DATA), b"more", last=True, **{"Content-Digest": field(b"more")})
+    assert done.status == 202
+    assert recorded(site)["digest"] == f"sha256:{hashlib.sha256(DATA + b'more').hexdigest()}"
+
+
+async def test_a_damaged_piece_that_cannot_be_taken_back_ends_the_upload(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facade_sessions, "VERIFIED_MAX_BYTES", 10)
+
+    async def fail(*_: object) -> None:
+        raise store_ports.StoreUnavailableError("down")
+
+    await artifact(site)
+    path = await begin(site)
+    monkeypatch.setattr(site.world.ports.sessions, "cut", fail)
+    refused = await patch(site, path, 0, DATA, last=False, **{"Content-Digest": field(b"x")})
+    assert refused.status == 503
     assert (await head(site, path))[0] == 404
+
+
+async def test_a_damaged_piece_of_an_upload_that_is_gone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facade_sessions, "VERIFIED_MAX_BYTES", 10)
+    await artifact(site)
+    path, used = await begin(site), site.world.ports.sessions
+    cut = used.cut
+
+    async def late(session: uploads.Session, offset: int) -> None:
+        await used.abort(session)
+        await cut(session, offset)
+
+    monkeypatch.setattr(used, "cut", late)
+    refused = await patch(site, path, 0, DATA, last=False, **{"Content-Digest": field(b"x")})
+    assert refused.status == 404
+
+
+async def test_an_upload_that_the_disk_has_lost_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    await artifact(site)
+    path = await begin(site)
+    assert (await patch(site, path, 0, DATA)).status == 204
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", lambda fd: fail(fd) if answered else answered.append(fd))
+        broken.setattr(os, "fsync", fail)
+        answered: list[int] = []  # the first one is of looking how far it is
+        lost = await patch(site, path, len(DATA), b"more")
+    assert (lost.status, "begin a new one" in lost.json["detail"]) == (503, True)
+    assert (await head(site, path))[0] == 404
+    assert (await patch(site, await begin(site), 0, DATA, last=True)).status == 202
+
+
+async def test_bytes_that_were_damaged_in_the_store_are_sent_again(site: Site) -> None:
+    await artifact(site)
+    path = await begin(site)
+    assert (await patch(site, path, 0, DATA[:100])).status == 204
+    assert (await patch(site, path, 100, DATA[100:])).status == 204
+    root = site.world.ports.store.local_path(TENANT_UID, DIGEST)
+    assert root is not None
+    stored = root.parents[6] / keys.upload(path.rpartition("/")[2])
+    stored.write_bytes(DATA[:-1] + b"\0")
+    refused = await patch(site, path, len(DATA), b"", last=True)
+    assert (refused.status, refused.headers["Upload-Offset"]) == (409, "100")
+    assert "send them again from 100 on" in refused.json["detail"]
+    assert recorded(site) == {}
+    assert await head(site, path) == (204, "100", "?0")
+    assert (await patch(site, path, 100, DATA[100:], last=True)).status == 202
+    assert recorded(site)["digest"] == DIGEST
 
 
 async def test_the_expected_size_is_the_length(site: Site) -> None:
@@ -359,7 +432,9 @@ async def test_of_many_at_one_offset_one_wins(site: Site) -> None:
     won = [body for body, answer in zip(bodies, answers, strict=True) if answer.status == 204]
     assert sorted(answer.status for answer in answers) == [204] + [409] * 7
     end = str(len(won[0]))
-    assert {answer.headers["Upload-Offset"] for answer in answers} == {end}
+    told = {answer.headers["Upload-Offset"] for answer in answers}
+    assert told <= {"0", end}, "what is durable just then, be it nothing yet"
+    assert end in told
     assert (await patch(site, path, end, b"", last=True)).status == 202
     assert recorded(site)["digest"] == f"sha256:{hashlib.sha256(won[0]).hexdigest()}"
 

@@ -102,6 +102,10 @@ def test_verbs(method: str, path: str, verb: str) -> None:
         ("/job-types", {"resource": "jobtypes"}),
         ("/manifests/sha256:0", {"resource": "manifests", "name": "sha256:0"}),
         ("/garbage", {"resource": "garbage"}),
+        (
+            "/damaged/sha256:0/restore",
+            {"resource": "damaged", "name": "sha256:0", "subresource": "restore"},
+        ),
         ("/quotas/render/queue", {"resource": "quotaledgers", "name": "render", "subresource": "queue"}),
         ("/", None),
         ("/other/x", None),

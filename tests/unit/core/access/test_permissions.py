@@ -24,6 +24,8 @@ EXPECTED = {
     Action.AUDIT_READ: "a",
     Action.INTEGRITY_CHECK: "a",
     Action.GARBAGE_COLLECT: "a",
+    Action.RETAINED_READ: "a",
+    Action.RETAINED_DELETE: "a",
 }
 
 

@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from manifestry.core.artifacts import lives, steps
-from manifestry.core.artifacts.fetches import Failure
 from manifestry.core.artifacts.plans import Observed, Plan, Tenant
 from manifestry.core.artifacts.sources import Evidence, Reference
 from manifestry.core.blobs import digests
+from manifestry.core.fetching.fetches import Failure
 from manifestry.core.kube import conditions
 
 CREATED = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from manifestry.core.artifacts import steps
-from manifestry.core.artifacts.fetches import Fetched, Order
 from manifestry.core.artifacts.plans import DropFetched, Lookups, PublishStaged
+from manifestry.core.fetching.fetches import Fetched, Order
 from tests.unit.core.artifacts.observations import (
     ABSENT,
     ACME,

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from manifestry.core.artifacts import lives, plans, steps
-from manifestry.core.artifacts.fetches import Fetched, NoRoom, Pending
 from manifestry.core.artifacts.plans import DropFetched, Observed, Tenant
 from manifestry.core.artifacts.sources import Evidence
+from manifestry.core.fetching.fetches import Fetched, NoRoom, Pending
 from manifestry.core.kube import conditions
 from manifestry.core.kube.conditions import Condition
 from manifestry.core.quota.storage import grants

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from manifestry.core.artifacts import lives, manifests, plans, steps
-from manifestry.core.artifacts.fetches import Fetched, Pending
 from manifestry.core.artifacts.manifests import Descriptor
 from manifestry.core.artifacts.plans import Lookups, Observed
 from manifestry.core.artifacts.sources import Evidence
 from manifestry.core.blobs import digests
+from manifestry.core.fetching.fetches import Fetched, Pending
 from tests.unit.core.artifacts.observations import (
     ABSENT,
     ACME,

@@ -1,5 +1,6 @@
 """Sessions of resumable uploads: records, keys, who may append what, what is collected."""
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -148,6 +149,11 @@ def test_what_is_no_boolean_is_refused(value: str) -> None:
         (state(5, length_bytes=15), Append(5, is_last=False, count=None), 10),
         (state(5, length_bytes=5), Append(5, is_last=True, count=0), 0),
         (state(7, SEAL), Append(7, is_last=True, count=0), 0),
+        (
+            dataclasses.replace(state(7, pieces=uploads.PIECES_MAX_COUNT), pieces_max=1 << 18),
+            Append(7, is_last=False, count=1),
+            LIMIT - 7,
+        ),
         (state(7, pieces=uploads.PIECES_MAX_COUNT), Append(7, is_last=True, count=0), LIMIT - 7),
     ],
 )

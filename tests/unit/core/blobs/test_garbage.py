@@ -120,9 +120,15 @@ def test_a_pin_says_what_it_keeps() -> None:
         "metadata": {"name": "report", "namespace": "ns", "uid": ARTIFACT},
         "spec": {"deletionPolicy": "Retain"},
     }
-    content = garbage.render_pin(body, [B, A, B])
-    assert garbage.parse_pin(ARTIFACT, content) == Pin(ARTIFACT, "report", frozenset({A, B}))
-    assert content == garbage.render_pin(body, [A, B])
+    old = garbage.render_pin(body, [B, A, B])
+    assert garbage.parse_pin(ARTIFACT, old) == Pin(ARTIFACT, "report", frozenset({A, B}), "ns")
+    content = garbage.render_pin(body, [B, A, B], 7)
+    assert garbage.parse_pin(ARTIFACT, content) == Pin(ARTIFACT, "report", frozenset({A, B}), "ns", 7)
+    since = datetime(2026, 1, 2, tzinfo=UTC)
+    weighed = garbage.weighed_pin(garbage.parse_pin(ARTIFACT, old), 7, since)
+    assert garbage.parse_pin(ARTIFACT, weighed).since == since
+    assert garbage.parse_pin(ARTIFACT, weighed).size_bytes == 7
+    assert content == garbage.render_pin(body, [A, B], 7)
     assert garbage.is_retained(body)
     assert not garbage.is_retained({"spec": {"deletionPolicy": "Delete"}})
     assert not garbage.is_retained({"spec": None})
@@ -158,7 +164,15 @@ def test_keys_are_read_back() -> None:
     assert garbagekeys.parse_mark(garbagekeys.mark(TENANT, A)) == A
     assert garbagekeys.parse_claim(garbagekeys.claim(TENANT, A)) == (TENANT, A)
     assert garbagekeys.parse_pin(garbagekeys.pin(TENANT, ARTIFACT)) == ARTIFACT
+    assert garbagekeys.parse_old_mark(garbagekeys.old_mark(TENANT, A)) == A
     assert garbagekeys.quarantine(TENANT, A).startswith(garbagekeys.damaged(TENANT))
+    for make in (garbagekeys.quarantine, garbagekeys.old_quarantine):
+        assert garbagekeys.parse_quarantine(make(TENANT, A)) == A
+    assert garbagekeys.parse_quarantine(f"{garbagekeys.damaged(TENANT)}md5/{A[7:]}") is None
+    for key in (keys.blob(TENANT, A), garbagekeys.mark(TENANT, A) + "s", "x.mark"):
+        assert garbagekeys.parse_mark(key) is None
+    assert keys.parse_blob(garbagekeys.mark(TENANT, A)) is None
+    assert garbagekeys.claim(TENANT, A).startswith(garbagekeys.claims(TENANT))
     assert keys.blob(TENANT, A).startswith(garbagekeys.prefix(TENANT))
     for key in (garbagekeys.OWNER, "gc/", "gc/x/y"):
         assert garbagekeys.parse_claim(key) is None
@@ -168,7 +182,13 @@ def test_keys_are_read_back() -> None:
 
 @pytest.mark.parametrize("part", ["", "..", "A" * 36, "../x", "a\x00b"])
 def test_a_key_is_never_built_from_anything_else(part: str) -> None:
-    makers = (garbagekeys.mark, garbagekeys.claim, garbagekeys.quarantine)
+    makers = (
+        garbagekeys.mark,
+        garbagekeys.old_mark,
+        garbagekeys.claim,
+        garbagekeys.quarantine,
+        garbagekeys.old_quarantine,
+    )
     for make in makers:
         for arguments in ((part, A), (TENANT, part)):
             with pytest.raises(ValueError, match="must be"):

@@ -47,6 +47,16 @@ class Claims(Protocol):
     Then it is unknown what came of it: the claim must be left alone until it is stale.
     """
 
+    at_once: int  # how many blobs may be claimed for one look at what refers to them
+
+    async def prepare(self, tenant_uid: str) -> None:
+        """Get ready to claim a tenant's blobs when the store is full.
+
+        Raises:
+            StoreFullError: it is already.
+        """
+        ...
+
     async def make(self, tenant_uid: str, digest: str) -> Claim | None:
         """Claim a blob; None when somebody else has."""
         ...

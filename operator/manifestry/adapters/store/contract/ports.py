@@ -34,6 +34,12 @@ class StoreUnavailableError(StoreError):
     kind = errors.DEPENDENCY_UNAVAILABLE
 
 
+class StoreRefusedError(StoreUnavailableError):
+    """The store is not known to be this cluster's, or not to do what it must: we do not write to it."""
+
+    kind = errors.STORE_REFUSED
+
+
 class StoreFullError(StoreError):
     """The store has no room for the bytes."""
 
@@ -185,8 +191,23 @@ class Store(Protocol):
         """Remove a blob, whoever may be publishing it; the collector removes under a claim only."""
         ...
 
+    async def look(self) -> None:
+        """Read something, as the readiness of a Service needs it; a full or read-only store passes."""
+        ...
+
     async def canary(self) -> None:
         """Write, read back and delete a few bytes, as readiness needs it."""
+        ...
+
+    async def examine(self, *, removals: bool) -> str:
+        """Try what everything relies on: conditional writes, or locks and renames; nothing stays of it.
+
+        Args:
+            removals: also try whether removals end, which takes some seconds in a bucket.
+
+        Returns:
+            What the store does wrong, empty when it does all of it right.
+        """
         ...
 
     def local_path(self, tenant_uid: str, digest: str) -> Path | None:

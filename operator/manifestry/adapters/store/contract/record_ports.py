@@ -3,20 +3,25 @@
 Times are the store's own: of the file system or of the bucket's server, never this process's clock.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 LIST_MAX: Final = 1000  # S3 answers at most so many keys
-RECORD_MAX_BYTES: Final = 4096  # what `replace` compares
+RECORD_MAX_BYTES: Final = 64 << 10  # what `replace` compares; the pin of an artifact of 64 files has 5 KiB
 
 
 class Item(NamedTuple):
-    """A stored key."""
+    """A stored key.
+
+    Args:
+        version: differs for whatever has been written under the key in the same moment; empty for unknown.
+    """
 
     key: str
     size_bytes: int
     modified: datetime
+    version: str = ""
 
 
 class Records(Protocol):
@@ -24,6 +29,13 @@ class Records(Protocol):
 
     async def scan(self, prefix: str, *, after: str = "", limit: int = LIST_MAX) -> list[Item]:
         """Return the first `limit` keys below `prefix` that come after `after`, in order."""
+        ...
+
+    def walk(self, prefix: str) -> AsyncIterator[Item]:
+        """Yield all keys below `prefix`, in no order; what comes or goes meanwhile may or may not be shown.
+
+        A few pages are held at a time, however many there are.
+        """
         ...
 
     async def folders(self, prefix: str) -> list[str]:
@@ -56,6 +68,25 @@ class Records(Protocol):
         """Return the bytes, None when there are none or more than `limit_bytes`."""
         ...
 
+    async def touch(self, key: str) -> None:
+        """Make an empty key, or make its time new; soon, not at once, durable. It needs least room of all."""
+        ...
+
+    async def move(self, key: str, to: str) -> None:
+        """Give an empty key another name and, where it can be, keep its time; one that is gone stays so."""
+        ...
+
+    def stream(self, key: str) -> AsyncGenerator[memoryview, None]:
+        """Yield a key's bytes as the store has them, and not as this machine remembers them.
+
+        A view is good until the next one is asked for.
+
+        Raises:
+            BlobNotFoundError: there is no such key.
+            BlobDamagedError: it is no file, or ends early.
+        """
+        ...
+
     async def remove(self, key: str) -> None:
         """Remove a key; nothing happens when it is gone."""
         ...
@@ -63,14 +94,3 @@ class Records(Protocol):
     async def prune(self, prefix: str) -> None:
         """Remove the empty folders below `prefix` and itself, where a store has folders."""
         ...
-
-
-async def walk(records: Records, prefix: str, after: str = "") -> AsyncIterator[Item]:
-    """Yield all keys below a prefix that come after `after`, in order, page by page."""
-    while True:
-        page = await records.scan(prefix, after=after, limit=LIST_MAX)
-        for item in page:
-            yield item
-        if len(page) < LIST_MAX:
-            return
-        after = page[-1].key

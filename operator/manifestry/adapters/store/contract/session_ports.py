@@ -1,8 +1,8 @@
 """What every kind of store promises about resumable uploads: their state is in the store, never in a pod.
 
 An offset that a caller has been given is durable: whichever replica is asked next, after whatever restart,
-the bytes before it are there. Two that append at one offset do not wait for each other: one wins, the other
-gets `OffsetError` and stops.
+the bytes before it are there. With each piece its digest is kept, as it was received, and sealing compares.
+Two that append at one offset do not wait for each other: one wins, the other gets `OffsetError` and stops.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -26,6 +26,22 @@ class OffsetError(StoreError):
     """The bytes do not begin where the stored ones end, or no more may come."""
 
     kind = errors.CONFLICT
+
+
+class SessionLostError(StoreError):
+    """The store has failed in such a way that nobody knows what is left of the upload: it was given up."""
+
+    kind = errors.DEPENDENCY_UNAVAILABLE
+
+
+class PieceDamagedError(StoreError):
+    """The stored bytes are not those that were received; they were removed from `offset` on."""
+
+    kind: ClassVar[errors.ErrorKind] = errors.CONFLICT
+
+    def __init__(self, offset: int) -> None:
+        super().__init__("stored bytes were damaged; send them again")
+        self.offset = offset
 
 
 class SessionLimitError(StoreError):
@@ -70,13 +86,24 @@ class Sessions(Protocol):
     ) -> int:
         """Store more bytes at the end, and return the new end once they are durable.
 
-        What was taken before an error stays: `head` tells how much that is.
+        What was taken before an error stays as far as it is durable: `head` tells how much that is.
 
         Raises:
-            OffsetError: `offset` is not the end, or somebody else was quicker, or the session is sealed.
+            OffsetError: `offset` is not the end, or somebody else writes there, or the session is sealed.
             SessionNotFoundError: the session is gone.
+            SessionLostError: the store failed, and the session had to be given up.
             TooLargeError: more than `limit_bytes` came.
             StoreFullError: no room.
+        """
+        ...
+
+    async def cut(self, session: uploads.Session, offset: int) -> None:
+        """Remove the bytes from `offset` on, where an append once began; nothing happens without any.
+
+        Raises:
+            SessionNotFoundError: the session is gone.
+            OffsetError: the session is sealed.
+            SessionLostError: the store failed, and the session had to be given up.
         """
         ...
 
@@ -84,6 +111,7 @@ class Sessions(Protocol):
         """Hash the bytes and let no more come; the result can be published. Safe to repeat.
 
         Raises:
+            PieceDamagedError: the store has other bytes than were received; the wrong ones are removed.
             SessionNotFoundError: the session is gone.
             OffsetError: somebody appended meanwhile.
         """

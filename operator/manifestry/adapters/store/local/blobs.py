@@ -10,7 +10,6 @@ digest are always the same, and in one step it also heals a damaged blob and mak
 The staged name stays until no collector can take the blob away (`holds`).
 """
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -20,7 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Final, ParamSpec, TypeVar
 
-from manifestry.adapters.store.contract import holds, ports
+from manifestry.adapters import threads
+from manifestry.adapters.store.contract import holds, ports, processids
 from manifestry.adapters.store.contract.holds import Hold
 from manifestry.adapters.store.contract.ports import (
     BATCH_BYTES,
@@ -35,8 +35,9 @@ from manifestry.adapters.store.contract.ports import (
     TooLargeError,
 )
 from manifestry.adapters.store.local import claims as local_claims
-from manifestry.adapters.store.local import files, payloads
+from manifestry.adapters.store.local import conformance, files, payloads
 from manifestry.adapters.store.local import records as local_records
+from manifestry.adapters.store.local import room as local_room
 from manifestry.core.blobs import digests, garbagekeys, keys
 
 # An upload holds the chunks of the batch being filled, and their join while it is written: 2 x 1 MiB.
@@ -58,17 +59,19 @@ class LocalStore:
     Args:
         root: the folder, made when it is missing.
         timeout_seconds: how long one disk operation may take.
+        room: what new bytes may take of the volume; None for all of it.
     """
 
-    def __init__(self, root: Path, *, timeout_seconds: float) -> None:
+    def __init__(self, root: Path, *, timeout_seconds: float, room: local_room.Room | None = None) -> None:
         self._root = root
+        self._room = room
         self._timeout_seconds = timeout_seconds
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
         self._opener = payloads.Opener(root, self._run)
 
     async def stage(self, chunks: AsyncIterator[ports.Chunk], *, limit_bytes: int) -> Staged:
         """Store and hash a stream where nobody sees it."""
-        writer = files.StagingFile(self._root, str(uuid.uuid4()))
+        writer = files.StagingFile(self._root, str(uuid.uuid4()), self._room)
         try:
             await self._run("stage", writer.open)
             async for batch in ports.batches(chunks, limit_bytes=limit_bytes):
@@ -128,7 +131,7 @@ class LocalStore:
                 yield memoryview(await self._run("stream", reader.window, start, end))
         finally:
             with contextlib.suppress(StoreError):
-                await self._run("stream", reader.close)
+                await self._run("close", reader.close)
 
     async def open(self, tenant_uid: str, digest: str) -> payloads.LocalPayload:
         """Return a blob's open file."""
@@ -147,9 +150,13 @@ class LocalStore:
         """Remove a blob."""
         await self._run("delete", self._unlink, keys.blob(tenant_uid, digest))
 
+    async def look(self) -> None:
+        """List the root; a volume that nobody has written to yet gets one."""
+        await self._run("look", self._list)
+
     async def canary(self) -> None:
         """Write, sync, read back and delete a few bytes."""
-        key, data = keys.canary(str(uuid.uuid4())), os.urandom(16)
+        key, data = keys.canary(processids.process_id()), os.urandom(16)
         try:
             await self._run("canary", self._put, key, data)
             found = await self._run("canary", self._read, key, len(data))
@@ -158,6 +165,10 @@ class LocalStore:
                 await self._run("canary", self._unlink, key)
         if found != data:
             raise StoreUnavailableError("the object store returned other bytes than were written")
+
+    async def examine(self, *, removals: bool) -> str:  # noqa: ARG002 - the port's; here they are renames
+        """Try what everything relies on."""
+        return await self._run("examine", conformance.examine, self._root, processids.process_id())
 
     def local_path(self, tenant_uid: str, digest: str) -> Path | None:
         """Return where the blob lies or would lie, for a zero-copy send."""
@@ -177,10 +188,8 @@ class LocalStore:
         self._opener.close()
 
     async def _run(self, operation: str, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
         with typed(operation):
-            async with asyncio.timeout(self._timeout_seconds):
-                return await loop.run_in_executor(self._pool, function, *args)
+            return await threads.run(self._pool, self._timeout_seconds, operation, function, *args)
 
     async def _outlast(self, operation: str, target: "_Target", publish: Callable[[], None]) -> None:
         def attempt() -> Hold:
@@ -198,6 +207,11 @@ class LocalStore:
         if self._is_there(target.claim):
             return Hold.CLAIMED
         return Hold.SAFE if self._size(target.key) == target.blob.size_bytes else Hold.GONE
+
+    def _list(self) -> None:
+        here = PurePosixPath()
+        with files.open_folder(self._root, here, create=True) as where, os.scandir(where) as entries:
+            next(entries, None)
 
     def _is_there(self, key: str) -> bool:
         path = PurePosixPath(key)
@@ -235,7 +249,7 @@ class LocalStore:
             with contextlib.suppress(FileNotFoundError):  # removed since: `_hold` finds out
                 self._touch(key)
             return
-        writer = files.StagingFile(self._root, str(uuid.uuid4()))
+        writer = files.StagingFile(self._root, str(uuid.uuid4()), self._room)
         try:
             writer.open()
             writer.append(data)

@@ -2,8 +2,11 @@
 
 A claim is `gc/<tenant>/<hex>/<token>/`. Removing a blob is renaming it into its claim: the kernel, or the
 server of a shared volume, does that only while the claim is there, and takes a claim away (rmdir) only while
-nothing is in it. So there is no moment between a check and the removal, and no clock. What was renamed into a
-claim is gone for everybody; whoever ends the claim, its owner or who reaps it, does what is left to do.
+nothing is in it. So there is no moment between a check and the removal, and no clock. What was renamed into
+a claim is gone for everybody; whoever ends the claim, its owner or who reaps it, does what is left to do.
+
+On a full volume a claim is made of a spare one (`spares`), by one rename, and what it took is removed
+where it is: removing needs no block and no inode.
 """
 
 import contextlib
@@ -19,7 +22,7 @@ from typing import Final
 
 from manifestry.adapters.store.contract import bounded
 from manifestry.adapters.store.contract.claim_ports import Claim, Look
-from manifestry.adapters.store.local import files
+from manifestry.adapters.store.local import files, spares
 from manifestry.adapters.store.local.records import Run
 from manifestry.core.blobs import garbagekeys, keys
 
@@ -27,6 +30,7 @@ _GARBAGE: Final = "garbage"
 _DAMAGED: Final = "damaged"
 _GONE: Final = frozenset({errno.ENOENT, errno.ESTALE})  # ESTALE: a folder on NFS that was removed elsewhere
 _NOT_EMPTY: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+_TAKEN: Final = frozenset({*_NOT_EMPTY, errno.ENOTDIR})  # a claim, or one of a version before folders
 
 
 class LocalClaims:
@@ -37,9 +41,21 @@ class LocalClaims:
         run: how the store runs what blocks.
     """
 
+    # No removal is ever late here; but who publishes one of these blobs waits no longer than WAIT_SECONDS.
+    at_once = 2000
+
     def __init__(self, root: Path, run: Run) -> None:
         self._root = root
         self._run = run
+        self._spares = spares.Spares(root)
+
+    async def prepare(self, tenant_uid: str) -> None:
+        """Make the tenant's folder of claims, and the spares, while there is room.
+
+        Raises:
+            StoreFullError: there is none; what was made before will do.
+        """
+        await self._run("claim", self._prepare, PurePosixPath(garbagekeys.claims(tenant_uid)))
 
     async def make(self, tenant_uid: str, digest: str) -> Claim | None:
         """Make the claim's folder, and one in it that is ours alone."""
@@ -55,6 +71,8 @@ class LocalClaims:
 
     async def set_aside(self, tenant_uid: str, digest: str, is_same: Look) -> bool:
         """Rename the blob into a claim and from there to where damaged bytes are kept."""
+        # Before anything is taken: there may be no room for it.
+        await self._run("move", self._make_folder, PurePosixPath(garbagekeys.quarantine(tenant_uid, digest)))
         claim = await self.make(tenant_uid, digest)
         if claim is None:
             return False
@@ -76,18 +94,53 @@ class LocalClaims:
         """End the claims that are old; only how soon depends on the clocks, never whether it is safe."""
         return await self._run("reap", self._reap, time.time() - age.total_seconds())
 
+    def _prepare(self, claims: PurePosixPath) -> None:
+        self._make_folder(claims / "any")
+        self._spares.fill()
+
+    def _make_folder(self, path: PurePosixPath) -> None:
+        with files.open_folder(self._root, path.parent, create=True):
+            pass
+
     def _make(self, tenant_uid: str, digest: str) -> Claim | None:
-        path, token = PurePosixPath(garbagekeys.claim(tenant_uid, digest)), str(uuid.uuid4())
+        path = PurePosixPath(garbagekeys.claim(tenant_uid, digest))
         with files.open_folder(self._root, path.parent, create=True) as claims, _gone():
-            try:
-                os.mkdir(path.name, 0o700, dir_fd=claims)
-            except FileExistsError:
-                return None
+            token = self._own(claims, path)
+            if token is not None and (status := self._status(path / token)) is not None:
+                return Claim(tenant_uid, digest, datetime.fromtimestamp(status.st_mtime, UTC), token)
+        return None  # somebody else's, or taken for an abandoned one before it was complete
+
+    def _own(self, claims: int, path: PurePosixPath) -> str | None:
+        """Make a claim and return its token, None when there is one."""
+        try:
+            return self._new(claims, path)
+        except OSError as error:
+            if error.errno in spares.FULL and (token := self._spare(claims, path.name)) is not None:
+                return token or None
+            if error.errno not in _TAKEN:
+                raise
+        return None
+
+    def _new(self, claims: int, path: PurePosixPath) -> str:
+        token = str(uuid.uuid4())
+        os.mkdir(path.name, 0o700, dir_fd=claims)
+        try:
             with files.open_folder(self._root, path) as claim:
                 os.mkdir(token, 0o700, dir_fd=claim)
-                status = os.stat(token, dir_fd=claim, follow_symlinks=False)
-            return Claim(tenant_uid, digest, datetime.fromtimestamp(status.st_mtime, UTC), token)
-        return None  # it was taken for an abandoned one before it was complete
+        except OSError as error:
+            if error.errno in spares.FULL:
+                self._rmdir(path)  # else it would keep publishers waiting, and the room that it has
+            raise
+        return token
+
+    def _spare(self, claims: int, name: str) -> str | None:
+        """Return a spare claim's token; empty when somebody has claimed, None when there is no spare."""
+        try:
+            return self._spares.claim(claims, name)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+        return ""
 
     def _take(self, claim: Claim, name: str) -> bool:
         blob = PurePosixPath(keys.blob(claim.tenant_uid, claim.digest))
@@ -111,17 +164,33 @@ class LocalClaims:
         return self._rmdir(path / token) and self._rmdir(path)
 
     def _put_away(self, claim: int, name: str, quarantine: str) -> None:
+        with _gone():
+            if name == _DAMAGED:
+                self._set_aside(claim, name, PurePosixPath(quarantine))
+            else:
+                self._discard(claim, name)
+
+    def _set_aside(self, claim: int, name: str, to: PurePosixPath) -> None:
+        """Put damaged bytes where they stay for a week from now on, not from their publication on."""
+        os.utime(name, dir_fd=claim, follow_symlinks=False)
+        _sync(claim, name)
+        with files.open_folder(self._root, to.parent, create=True) as there:
+            os.rename(name, to.name, src_dir_fd=claim, dst_dir_fd=there)
+            os.fsync(there)
+
+    def _discard(self, claim: int, name: str) -> None:
         # Removed from there and not from here: a file that somebody on the same node reads would stay on NFS
         # under another name in its folder, and the claim with it. Killed in between it is a left-over upload.
-        spare = keys.upload(str(uuid.uuid4()))
-        to = PurePosixPath(quarantine if name == _DAMAGED else spare)
-        with _gone(), files.open_folder(self._root, to.parent, create=True) as there:
-            os.rename(name, to.name, src_dir_fd=claim, dst_dir_fd=there)
-            if name == _DAMAGED:
-                os.fsync(there)
-            else:
+        to = PurePosixPath(keys.upload(str(uuid.uuid4())))
+        try:
+            with files.open_folder(self._root, to.parent, create=True) as there:
+                os.rename(name, to.name, src_dir_fd=claim, dst_dir_fd=there)
                 with contextlib.suppress(IsADirectoryError):  # never ours; the left-over is seen as such
                     os.unlink(to.name, dir_fd=there)
+        except OSError as error:
+            if error.errno not in spares.FULL:
+                raise
+            os.unlink(name, dir_fd=claim)  # no room for a name there
 
     def _rmdir(self, path: PurePosixPath) -> bool:
         """Remove a folder if it is empty; tell whether it is gone."""
@@ -172,6 +241,20 @@ class LocalClaims:
         with _gone(), files.open_folder(self._root, path.parent) as folder:
             return os.stat(path.name, dir_fd=folder, follow_symlinks=False)
         return None
+
+
+def _sync(folder: int, name: str) -> None:
+    """Make a file's time durable; what is no file has none that matters."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.ENXIO}:
+            raise
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from manifestry.adapters.store.contract.ports import BATCH_BYTES, BlobDamagedError, Chunk, Staged
+from manifestry.adapters.store.local import room as local_room
 from manifestry.core.blobs import digests, keys
 
 # Dirty pages are flushed on the way, so that the last sync is short: 256 MiB at 100 MiB/s take 2.6 s.
@@ -40,9 +41,12 @@ class _Open:
         self._root, self._path = root, PurePosixPath(key)
         self._lock = threading.Lock()
         self._fd = -1
+        self._is_closed = False
 
     def _open(self, flags: int, *, create: bool) -> int:
         with self._lock, open_folder(self._root, self._path.parent, create=create) as where:
+            if self._is_closed:  # whoever wanted it has left while this thread waited for its turn
+                raise OSError(errno.EBADF, "the file was closed before it was opened")
             self._fd = os.open(self._path.name, flags | _FILE_FLAGS, 0o600, dir_fd=where)
             return self._fd
 
@@ -55,6 +59,7 @@ class _Open:
     def close(self) -> None:
         """Close the file; safe to repeat, and safe while another thread is at work."""
         with self._lock:
+            self._is_closed = True
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
@@ -66,17 +71,24 @@ class StagingFile(_Open):
     Args:
         root: the store's folder.
         upload_id: a UUID that nobody else has.
+        room: what it may take of the volume; None for what must be written even when that is full.
     """
 
-    def __init__(self, root: Path, upload_id: str) -> None:
+    def __init__(self, root: Path, upload_id: str, room: local_room.Room | None = None) -> None:
         super().__init__(root, keys.upload(upload_id))
         self._upload_id = upload_id
+        self._allowance = local_room.Allowance(room)
         self._hash = hashlib.sha256()
         self._size_bytes = self._synced_bytes = 0
         self._may_be_direct, self._is_direct = hasattr(os, "O_DIRECT"), False
 
     def open(self) -> None:
-        """Create the file; there must be none."""
+        """Create the file; there must be none.
+
+        Raises:
+            StoreFullError: the volume has no room for new files.
+        """
+        self._allowance.take()
         self._open(os.O_WRONLY | os.O_CREAT | os.O_EXCL, create=True)
 
     def append(self, batch: Chunk) -> None:
@@ -84,8 +96,12 @@ class StagingFile(_Open):
 
         Args:
             batch: best a memoryview that begins at a page.
+
+        Raises:
+            StoreFullError: the volume has no room for them.
         """
         with self._lock:
+            self._allowance.take(len(batch))
             self._hash.update(batch)
             self._write(memoryview(batch))
             if self._size_bytes - self._synced_bytes >= SYNC_EVERY_BYTES:

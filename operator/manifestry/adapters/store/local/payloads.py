@@ -167,7 +167,7 @@ class Opener:
             await self._run("stream", file.open)
         except BaseException:
             with contextlib.suppress(StoreError):
-                await self._run("stream", file.close)  # the thread may be at it still
+                await self._run("close", file.close)  # the thread may be at it still
             raise
         return file.detach()
 

@@ -4,15 +4,17 @@ import contextlib
 import fcntl
 import os
 import stat
+import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol, TypeVar
 
+from manifestry.adapters.store.contract.ports import BATCH_BYTES, StoreError
 from manifestry.adapters.store.contract.record_ports import LIST_MAX, RECORD_MAX_BYTES, Item
-from manifestry.adapters.store.local import files
+from manifestry.adapters.store.local import cold_files, files, spares
 from manifestry.core.blobs import keys
 
 T = TypeVar("T")
@@ -39,10 +41,22 @@ class LocalRecords:
     def __init__(self, root: Path, run: Run) -> None:
         self._root = root
         self._run = run
+        self._spares = spares.Spares(root)
 
     async def scan(self, prefix: str, *, after: str = "", limit: int = LIST_MAX) -> list[Item]:
         """Return keys below a prefix, in order."""
         return await self._run("list", self._list, prefix, after, limit)
+
+    async def walk(self, prefix: str) -> AsyncIterator[Item]:
+        """Yield all keys below a prefix, as the folders give them."""
+        listing = _Listing(self._root, prefix)
+        try:
+            while page := await self._run("list", listing.page):
+                for item in page:
+                    yield item
+        finally:
+            with contextlib.suppress(StoreError):
+                await self._run("list", listing.close)
 
     async def folders(self, prefix: str) -> list[str]:
         """Return the folders directly below a prefix."""
@@ -67,6 +81,25 @@ class LocalRecords:
     async def read(self, key: str, *, limit_bytes: int) -> bytes | None:
         """Return the bytes of a small file."""
         return await self._run("read", self._read, key, limit_bytes)
+
+    async def touch(self, key: str) -> None:
+        """Make an empty file anew; on a full volume from what was kept for that."""
+        await self._run("write", self._touch, key)
+
+    async def move(self, key: str, to: str) -> None:
+        """Rename a file within its folders, which must be there."""
+        await self._run("move", self._move, key, to)
+
+    async def stream(self, key: str) -> AsyncGenerator[memoryview, None]:
+        """Yield the bytes from the medium."""
+        reader = cold_files.ColdFile(self._root, key)
+        try:
+            size_bytes = await self._run("stream", reader.open)
+            for start in range(0, size_bytes, BATCH_BYTES):
+                yield await self._run("stream", reader.cold, start, size_bytes)
+        finally:
+            with contextlib.suppress(StoreError):
+                await self._run("close", reader.close)
 
     async def remove(self, key: str) -> None:
         """Remove a file."""
@@ -158,6 +191,30 @@ class LocalRecords:
             data = file.read(limit_bytes + 1)
         return data if len(data) <= limit_bytes else None
 
+    def _touch(self, key: str) -> None:
+        path = PurePosixPath(key)
+        with files.open_folder(self._root, path.parent, create=True) as folder:
+            # Not given a new time: it may be one of several names.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path.name, dir_fd=folder)
+            try:
+                _touch_new(folder, path.name, key)
+            except OSError as error:
+                if error.errno not in spares.FULL or not self._spares.mark(folder, path.name):
+                    raise
+
+    def _move(self, key: str, to: str) -> None:
+        source, target = PurePosixPath(key), PurePosixPath(to)
+        with (
+            contextlib.suppress(FileNotFoundError),
+            files.open_folder(self._root, source.parent) as where,
+        ):
+            try:
+                with files.open_folder(self._root, target.parent) as there:
+                    os.rename(source.name, target.name, src_dir_fd=where, dst_dir_fd=there)
+            except FileNotFoundError:
+                os.unlink(source.name, dir_fd=where)
+
     def _remove(self, key: str) -> None:
         path = PurePosixPath(key)
         with (
@@ -172,6 +229,53 @@ class LocalRecords:
         # What has a key in it stays, and what was never there need not go.
         with contextlib.suppress(OSError), files.open_folder(self._root, path.parent) as parent:
             os.rmdir(path.name, dir_fd=parent)
+
+
+class _Listing:
+    """Files below a folder in no order; the folders on the way to one are open, and nothing else is held."""
+
+    def __init__(self, root: Path, prefix: str) -> None:
+        self._found = _files(root, prefix)
+        self._lock = threading.Lock()  # a thread that was given up may still be at it
+
+    def page(self) -> list[Item]:
+        """Return the next files, none at the end."""
+        with self._lock:
+            return list(islice(self._found, LIST_MAX))
+
+    def close(self) -> None:
+        """Close the folders."""
+        with self._lock:
+            self._found.close()
+
+
+def _files(root: Path, prefix: str) -> Generator[Item, None, None]:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        files.open_folder(root, PurePosixPath(prefix)) as folder,
+    ):
+        yield from _below(folder, prefix)
+
+
+def _below(folder: int, prefix: str) -> Iterator[Item]:
+    with os.scandir(folder) as found:
+        for each in found:
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                if each.is_dir(follow_symlinks=False):
+                    with _opened(folder, each.name) as fd:
+                        yield from _below(fd, f"{prefix}{each.name}/")
+                else:
+                    status = os.stat(each.name, dir_fd=folder, follow_symlinks=False)
+                    yield _item(prefix + each.name, status)
+
+
+@contextlib.contextmanager
+def _opened(folder: int, name: str) -> Iterator[int]:
+    fd = os.open(name, _FOLDER_FLAGS, dir_fd=folder)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _touch_new(folder: int, name: str, key: str) -> Item | None:
@@ -245,16 +349,11 @@ def _entries(folder: int) -> list[tuple[str, bool]]:
 
 
 def _descend(folder: int, name: str, prefix: str, after: str) -> Iterator[Item]:
-    try:
-        fd = os.open(name, _FOLDER_FLAGS, dir_fd=folder)
-    except FileNotFoundError:
-        return
-    try:
+    with contextlib.suppress(FileNotFoundError), _opened(folder, name) as fd:
         yield from _walk(fd, prefix, after)
-    finally:
-        os.close(fd)
 
 
 def _item(key: str, status: os.stat_result) -> Item:
     size_bytes = status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return Item(key, size_bytes, datetime.fromtimestamp(status.st_mtime, UTC))
+    version = f"{status.st_ino} {status.st_ctime_ns}"
+    return Item(key, size_bytes, datetime.fromtimestamp(status.st_mtime, UTC), version)

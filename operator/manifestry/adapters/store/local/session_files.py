@@ -1,122 +1,40 @@
 """The files of a resumable upload on a local volume: `uploads/<uuid>` holds the bytes, `.json` says whose.
 
+Which of the bytes are durable says the log beside them, never their file's size (`session_logs`): a record is
+added when the bytes before its end are synced, and after any failed write or sync they go back to where the
+last record ends. To sync again would prove nothing: the system tells of lost pages once, and shows them as
+if they were on the disk.
+
 The lock is the kernel's (`flock`) on the file of bytes: it is held for one write only, it ends with its
-process, and on a shared volume it holds between nodes. The bytes' file is renamed when it is published, so
-whoever still has it open would write into a published blob: therefore the seal is made, and looked for, under
-that lock.
+process, and on a shared volume it holds between nodes. The bytes' file is renamed or linked when it is
+published, so whoever still has it open would write into a published blob: therefore each write looks, under
+that lock, whether the session is there and not sealed, and whether the file it has open still is the
+session's, and nobody else's.
 """
 
 import contextlib
-import fcntl
 import os
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from manifestry.adapters.store.contract.ports import Chunk
-from manifestry.adapters.store.contract.session_ports import OffsetError, SessionNotFoundError
-from manifestry.adapters.store.local import files
-from manifestry.core.artifacts import uploads
+from manifestry.adapters.store.contract.session_ports import (
+    SessionNotFoundError,
+)
+from manifestry.adapters.store.local import files, session_logs
+from manifestry.core.artifacts import receipts, uploads
 from manifestry.core.blobs import keys
 
 RECORD: Final = ".json"
 SEAL: Final = ".sealed"
-_DRAFT: Final = ".sealed.new"
-SUFFIXES: Final = (RECORD, SEAL, _DRAFT)
-_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+DRAFT: Final = ".sealed.new"
+SUFFIXES: Final = (RECORD, SEAL, DRAFT, session_logs.SUFFIX)
+# Its bytes after its record: what is cut off here is no session. Its seal after its bytes, so that no moment
+# is left in which somebody who has them open could take them for an upload that is under way.
+EVERYTHING: Final = (RECORD, "", SEAL, DRAFT, session_logs.SUFFIX)
+FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER: Final = PurePosixPath(keys.UPLOADS)
-
-
-class Parts:
-    """The bytes of one session, open for an append or for hashing; threads may share it.
-
-    Args:
-        root: the store's folder.
-        session_id: the session.
-    """
-
-    def __init__(self, root: Path, session_id: str) -> None:
-        self._root = root
-        self._name = PurePosixPath(keys.upload(session_id)).name
-        self._lock = threading.Lock()
-        self._fd = -1
-        self._unsynced_bytes = 0
-
-    def open(self) -> int:
-        """Open the file and return its size in bytes.
-
-        Raises:
-            SessionNotFoundError: there is none.
-        """
-        with self._lock, folder(self._root) as where:
-            try:
-                self._fd = os.open(self._name, os.O_RDWR | _FLAGS, dir_fd=where)
-            except FileNotFoundError:
-                raise SessionNotFoundError("the upload is gone") from None
-            return os.fstat(self._fd).st_size
-
-    def write(self, offset: int, data: Chunk) -> None:
-        """Write at the end, if `offset` is the end and the session is not sealed.
-
-        Raises:
-            OffsetError: it is not, or it is.
-        """
-        with self._lock:
-            with self._locked(offset):
-                view = memoryview(data)
-                while view:  # a write may be short, just before the disk is full
-                    written = os.pwrite(self._fd, view, offset)
-                    view, offset = view[written:], offset + written
-            self._unsynced_bytes += len(data)
-            if self._unsynced_bytes >= files.SYNC_EVERY_BYTES:
-                os.fdatasync(self._fd)
-                self._unsynced_bytes = 0
-
-    def sync(self) -> None:
-        """Make what was written durable."""
-        with self._lock:
-            os.fdatasync(self._fd)
-
-    def read(self, offset: int, count: int) -> bytes:
-        """Return some bytes; fewer at the end."""
-        with self._lock:
-            return os.pread(self._fd, count, offset)
-
-    def seal(self, seal: uploads.Seal) -> None:
-        """Let no more bytes come; their time becomes new, so that nobody takes the blob for an old one.
-
-        Raises:
-            OffsetError: more came since they were hashed, or somebody else has sealed them.
-        """
-        with self._lock, self._locked(seal.size_bytes), folder(self._root) as where:
-            os.utime(self._fd)
-            os.fsync(self._fd)
-            with contextlib.suppress(FileNotFoundError):  # of a process that was killed here
-                os.unlink(self._name + _DRAFT, dir_fd=where)
-            write_new(where, self._name + _DRAFT, uploads.to_bytes(seal))
-            os.rename(self._name + _DRAFT, self._name + SEAL, src_dir_fd=where, dst_dir_fd=where)
-            os.fsync(where)
-
-    def close(self) -> None:
-        """Close the file; safe to repeat, and safe while another thread is at work."""
-        with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
-
-    @contextlib.contextmanager
-    def _locked(self, end: int) -> Iterator[None]:
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        try:
-            with folder(self._root) as where:
-                is_sealed = files.size_in(where, self._name + SEAL) is not None
-            if is_sealed or os.fstat(self._fd).st_size != end:
-                raise OffsetError("the stored bytes do not end there")
-            yield
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
 
 @contextlib.contextmanager
@@ -139,6 +57,7 @@ def create(root: Path, session: uploads.Session) -> None:
     """Make the files of a session, durably; the record is the last, so that a cut leaves only a leftover."""
     with folder(root, create=True) as where:
         write_new(where, keys.parse_uuid(session.session_id), b"")
+        write_new(where, session.session_id + session_logs.SUFFIX, b"")
         write_new(where, session.session_id + RECORD, uploads.to_bytes(session))
         os.fsync(where)
 
@@ -169,20 +88,26 @@ def _head(where: int, session_id: str) -> uploads.State | None:
         if seal is None or sealed is None:
             return None
         return uploads.State(session, sealed.size_bytes, max(record[1], seal[1]), sealed)
-    return uploads.State(session, found[0], max(record[1], found[1]))
+    tail, written = found
+    touched = max(record[1], written)
+    return uploads.State(session, tail.end, touched, None, tail.count, receipts.MAX_COUNT)
 
 
-def _durable(where: int, name: str) -> tuple[int, datetime] | None:
+def _durable(where: int, name: str) -> tuple[session_logs.Tail, datetime] | None:
+    """Return what is recorded, and when the last bytes came; None when there are no bytes."""
     try:
-        fd = os.open(name, os.O_RDWR | _FLAGS, dir_fd=where)
+        fd = os.open(name, os.O_RDWR | FLAGS, dir_fd=where)
     except FileNotFoundError:
         return None
     try:
-        # Under the lock nobody is in the middle of a write; synced, because who hears of it relies on it.
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        os.fdatasync(fd)
-        status = os.fstat(fd)
-        return status.st_size, datetime.fromtimestamp(status.st_mtime, UTC)
+        with session_logs.flocked(fd), session_logs.opened(where, name) as log:
+            if log is None and files.size_in(where, name) is None:
+                return None  # removed since it was opened: the log goes after the bytes
+            status = os.fstat(fd)
+            tail = session_logs.Tail() if log is None else log.tail(status.st_size)
+            if log is not None:
+                log.affirm(tail)
+            return tail, datetime.fromtimestamp(status.st_mtime, UTC)
     finally:
         os.close(fd)
 
@@ -190,7 +115,7 @@ def _durable(where: int, name: str) -> tuple[int, datetime] | None:
 def read(where: int, name: str) -> tuple[bytes, datetime] | None:
     """Return a small file and when it was written, None when there is none."""
     try:
-        fd = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=where)
+        fd = os.open(name, os.O_RDONLY | FLAGS, dir_fd=where)
     except FileNotFoundError:
         return None
     try:
@@ -206,7 +131,7 @@ def write_new(where: int, name: str, data: bytes) -> None:
     Raises:
         FileExistsError: there is one.
     """
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=where)
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, 0o600, dir_fd=where)
     try:
         view = memoryview(data)
         while view:

@@ -1,8 +1,6 @@
 """Resumable uploads on a local volume: one file that grows, so that completing is a rename, not a copy."""
 
-import asyncio
 import contextlib
-import hashlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,17 +9,30 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Final, ParamSpec, TypeVar
 
+from manifestry.adapters import offers, threads
 from manifestry.adapters.store.contract import ports, session_ports
 from manifestry.adapters.store.contract.ports import BATCH_BYTES, Chunk, Staged, StoreError
-from manifestry.adapters.store.contract.session_ports import SessionLimitError, SessionNotFoundError
-from manifestry.adapters.store.local import blobs, files, session_files
+from manifestry.adapters.store.contract.session_ports import (
+    OffsetError,
+    PieceDamagedError,
+    SessionLimitError,
+    SessionNotFoundError,
+)
+from manifestry.adapters.store.local import (
+    blobs,
+    files,
+    session_checks,
+    session_files,
+    session_logs,
+    session_parts,
+)
+from manifestry.adapters.store.local import room as local_room
 from manifestry.core.artifacts import uploads
-from manifestry.core.blobs import digests
 
 # An append holds the chunks of the piece being filled, and their join while it is written: 2 x 1 MiB.
 UPLOAD_BOUND_BYTES: Final = 2 * (BATCH_BYTES + session_ports.CHUNK_BYTES)
 THREADS: Final = 8
-_HASH_BYTES: Final = 64 << 20  # hashed in one thread hop: 0.4 s at 150 MiB/s of disk, far below the timeout
+_BYTES: Final = ("", session_logs.SUFFIX)  # what is not needed any more when they are published
 _SESSIONS: Final = PurePosixPath(uploads.SESSIONS)
 
 P = ParamSpec("P")
@@ -34,18 +45,27 @@ class LocalSessions:
     Args:
         root: the store's folder.
         timeout_seconds: how long one disk operation may take.
+        room: what new bytes may take of the volume; None for all of it.
     """
 
     piece_bytes = BATCH_BYTES
 
-    def __init__(self, root: Path, *, timeout_seconds: float) -> None:
+    def __init__(self, root: Path, *, timeout_seconds: float, room: local_room.Room | None = None) -> None:
         self._root = root
+        self._room = room
         self._timeout_seconds = timeout_seconds
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sessions")
+        self._hashers = ThreadPoolExecutor(THREADS, thread_name_prefix="session-hashes")
 
     async def create(self, session: uploads.Session, *, limit: int) -> uploads.Session:
-        """Begin a session in one of the tenant's free slots."""
-        return await self._run("create", self._create, session, limit)
+        """Begin a session in one of the tenant's free slots; what comes too late is undone."""
+        offer = offers.Offer[uploads.Session]()
+        try:
+            return await self._run("create", self._create, session, limit, offer)
+        except BaseException:
+            if (made := offer.leave()) is not None:
+                self._pool.submit(self._undo, made)
+            raise
 
     async def head(self, session_id: str) -> uploads.State | None:
         """Return how far a session is, None when there is no such session."""
@@ -55,7 +75,8 @@ class LocalSessions:
         self, session: uploads.Session, offset: int, chunks: AsyncIterator[Chunk], *, limit_bytes: int
     ) -> int:
         """Store more bytes at the end, and return the new end once they are durable."""
-        parts, is_open = session_files.Parts(self._root, session.session_id), False
+        parts = session_parts.Parts(self._root, session.session_id, self._room, self._hashers)
+        is_open = False
         try:
             async for data in ports.batches(chunks, batch_bytes=self.piece_bytes, limit_bytes=limit_bytes):
                 if not is_open:  # nothing is opened for nothing: the bytes may be published
@@ -64,38 +85,63 @@ class LocalSessions:
                 await self._run("append", parts.write, offset, data)
                 offset += len(data)
             if is_open:
-                await self._run("append", parts.sync)
+                await self._run("append", parts.commit)
+        except StoreError:
+            raise
+        except BaseException:  # of whoever sends: what has come stays
+            if is_open:
+                with contextlib.suppress(StoreError):
+                    await self._run("append", parts.commit)
+            raise
         finally:
             with contextlib.suppress(StoreError):
-                await self._run("append", parts.close)
+                await self._run("close", parts.close)
         return offset
 
+    async def cut(self, session: uploads.Session, offset: int) -> None:
+        """Remove the bytes from `offset` on."""
+        async with self._opened(session) as (parts, _):
+            await self._run("cut", parts.cut, offset)
+
     async def seal(self, session: uploads.Session) -> Staged:
-        """Hash the bytes and let no more come."""
+        """Hash the bytes, compare them with what was received, and let no more come."""
+        if (staged := await self._sealed(session)) is not None:
+            return staged
+        try:
+            return await self._seal(session)
+        except (OffsetError, SessionNotFoundError):  # whoever seals it at the same time may be quicker
+            if (staged := await self._sealed(session)) is not None:
+                return staged
+            raise
+
+    async def _sealed(self, session: uploads.Session) -> Staged | None:
         state = await self.head(session.session_id)
-        if state is not None and state.seal is not None:
-            await self._run("seal", self._touch, session.session_id)
-            return Staged(*state.seal)
-        async with self._opened(session) as (parts, size_bytes):
-            sha256 = hashlib.sha256()
-            for start in range(0, size_bytes, _HASH_BYTES):
-                await self._run(
-                    "seal", _hash, parts, start, min(start + _HASH_BYTES, size_bytes), sha256.update
-                )
-            digest = f"{digests.ALGORITHM}:{sha256.hexdigest()}"
-            seal = uploads.Seal(session.session_id, digest, size_bytes)
+        if state is None or state.seal is None:
+            return None
+        await self._run("seal", self._touch, session.session_id)
+        return Staged(*state.seal)
+
+    async def _seal(self, session: uploads.Session) -> Staged:
+        async with self._opened(session) as (parts, _):
+            look = session_checks.Comparison(parts, await self._run("seal", parts.halt))
+            while not await self._run("seal", look.advance):
+                pass
+            if look.is_damaged:
+                raise PieceDamagedError(await self._run("seal", parts.cut, look.end))
+            seal = uploads.Seal(session.session_id, look.digest, look.end)
             await self._run("seal", parts.seal, seal)
         return Staged(*seal)
 
     async def finish(self, session: uploads.Session) -> None:
         """Give the slot and the bytes free; the record and the seal stay."""
-        await self._run("finish", session_files.remove, self._root, session.session_id, ("",))
+        await self._run("finish", session_files.remove, self._root, session.session_id, _BYTES)
         await self._run("finish", self._free, session.tenant_uid, session.slot, session.session_id)
 
     async def abort(self, session: uploads.Session) -> None:
         """Remove a session with everything it has, the record first."""
-        names = (session_files.RECORD, "", session_files.SEAL)
-        await self._run("abort", session_files.remove, self._root, session.session_id, names)
+        await self._run(
+            "abort", session_files.remove, self._root, session.session_id, session_files.EVERYTHING
+        )
         await self._run("abort", self._free, session.tenant_uid, session.slot, session.session_id)
 
     async def entries(self) -> AsyncGenerator[uploads.State | uploads.Leftover, None]:
@@ -105,8 +151,9 @@ class LocalSessions:
 
     async def remove(self, leftover: uploads.Leftover) -> None:
         """Remove bytes that belong to no session."""
-        names = ("", *session_files.SUFFIXES)
-        await self._run("remove", session_files.remove, self._root, leftover.upload_id, names)
+        await self._run(
+            "remove", session_files.remove, self._root, leftover.upload_id, session_files.EVERYTHING
+        )
 
     async def free_slots(self, before: datetime) -> int:
         """Free the slots last written before `before` whose sessions are gone."""
@@ -114,11 +161,12 @@ class LocalSessions:
 
     async def close(self) -> None:
         """Let the threads end; a hung one is not waited for."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._hashers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.asynccontextmanager
-    async def _opened(self, session: uploads.Session) -> AsyncIterator[tuple[session_files.Parts, int]]:
-        parts = session_files.Parts(self._root, session.session_id)
+    async def _opened(self, session: uploads.Session) -> AsyncIterator[tuple[session_parts.Parts, int]]:
+        parts = session_parts.Parts(self._root, session.session_id)
         try:
             yield parts, await self._run("open", parts.open)
         finally:
@@ -126,20 +174,26 @@ class LocalSessions:
                 await self._run("close", parts.close)
 
     async def _run(self, operation: str, function: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
         with blobs.typed(operation):
-            async with asyncio.timeout(self._timeout_seconds):
-                return await loop.run_in_executor(self._pool, function, *args)
+            return await threads.run(self._pool, self._timeout_seconds, operation, function, *args)
 
-    def _create(self, session: uploads.Session, limit: int) -> uploads.Session:
+    def _create(
+        self, session: uploads.Session, limit: int, offer: offers.Offer[uploads.Session]
+    ) -> uploads.Session:
+        local_room.Allowance(self._room).take()
         placed = replace(session, slot=self._take(session, limit))
         try:
             session_files.create(self._root, placed)
         except BaseException:
-            session_files.remove(self._root, placed.session_id, (session_files.RECORD, ""))
-            self._free(placed.tenant_uid, placed.slot, placed.session_id)
+            self._undo(placed)
             raise
+        if not offer.make(placed):
+            self._undo(placed)
         return placed
+
+    def _undo(self, placed: uploads.Session) -> None:
+        session_files.remove(self._root, placed.session_id, session_files.EVERYTHING)
+        self._free(placed.tenant_uid, placed.slot, placed.session_id)
 
     def _take(self, session: uploads.Session, limit: int) -> int:
         path = PurePosixPath(uploads.slots(session.tenant_uid))
@@ -192,11 +246,3 @@ class LocalSessions:
         now = datetime.now(UTC).timestamp()
         with contextlib.suppress(FileNotFoundError), session_files.folder(self._root) as where:
             os.utime(session_id, (now, now), dir_fd=where, follow_symlinks=False)
-
-
-def _hash(parts: session_files.Parts, start: int, end: int, update: Callable[[bytes], object]) -> None:
-    for at in range(start, end, BATCH_BYTES):
-        data = parts.read(at, min(BATCH_BYTES, end - at))
-        if not data:
-            raise SessionNotFoundError("the upload's bytes are gone")
-        update(data)

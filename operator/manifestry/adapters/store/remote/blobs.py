@@ -21,7 +21,7 @@ import obstore
 from obstore import exceptions as obstore_errors
 from obstore.store import S3Store
 
-from manifestry.adapters.store.contract import holds, ports
+from manifestry.adapters.store.contract import holds, ports, processids
 from manifestry.adapters.store.contract.holds import Hold
 from manifestry.adapters.store.contract.ports import (
     BATCH_BYTES,
@@ -36,8 +36,8 @@ from manifestry.adapters.store.contract.ports import (
     TooLargeError,
 )
 from manifestry.adapters.store.remote import claims as remote_claims
+from manifestry.adapters.store.remote import conformance, links
 from manifestry.adapters.store.remote import deletes as remote_deletes
-from manifestry.adapters.store.remote import links
 from manifestry.adapters.store.remote import records as remote_records
 from manifestry.core.blobs import digests, garbagekeys, keys
 
@@ -179,15 +179,26 @@ class RemoteStore:
         """Remove a blob."""
         await self._remove("delete", keys.blob(tenant_uid, digest))
 
+    async def look(self) -> None:
+        """List a prefix that is nearly empty; the answer proves the bucket, and that we may read it."""
+        await self._write("look", self.records().scan(keys.CANARY, limit=1))
+
     async def canary(self) -> None:
         """Write, read back and delete a few bytes."""
-        canary_id = uuid.uuid4()
-        key, data = keys.canary(str(canary_id)), canary_id.bytes
-        await self._write("canary", obstore.put_async(self._bucket, key, data, use_multipart=False))
-        found = await self._window(key, 0, len(data))
-        await self._remove("canary", key)
+        key, data = keys.canary(processids.process_id()), uuid.uuid4().bytes
+        try:
+            await self._write("canary", obstore.put_async(self._bucket, key, data, use_multipart=False))
+            found = await self._window(key, 0, len(data))
+        finally:
+            with contextlib.suppress(StoreError):
+                await self._remove("canary", key)
         if found != data:
             raise StoreUnavailableError("the object store returned other bytes than were written")
+
+    async def examine(self, *, removals: bool) -> str:
+        """Try what everything relies on."""
+        found = conformance.Examiner(self._bucket, self._call, self._deletes, processids.process_id())
+        return await found.examine(removals=removals)
 
     def local_path(self, tenant_uid: str, digest: str) -> Path | None:  # noqa: ARG002 - the port's signature
         """Return None: the bytes are not on this machine."""

@@ -93,6 +93,7 @@ def _can_sign(settings: StoreSettings) -> bool:
 def _s3(settings: StoreSettings) -> dict[str, Any]:
     return {
         "region": settings.store_region,
+        **_given("checksum_algorithm", "SHA256" if settings.store_checksums else ""),
         **_given("endpoint", settings.store_endpoint),
         **_secret("access_key_id", settings.store_access_key_id),
         **_secret("secret_access_key", settings.store_secret_access_key),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import obstore
 from obstore import exceptions as obstore_errors
 
-from manifestry.adapters.store.contract import bounded, claim_ports, record_ports
+from manifestry.adapters.store.contract import bounded, claim_ports
 from manifestry.adapters.store.contract.claim_ports import Claim, Look
 from manifestry.adapters.store.contract.ports import BlobNotFoundError, StoreUnavailableError
 from manifestry.adapters.store.remote import records
@@ -54,11 +54,16 @@ class RemoteClaims:
         deletes: signed removals, where the store has them.
     """
 
+    at_once = 200  # their removals end after `CLAIM_SECONDS`, the look included
+
     def __init__(self, bucket: "ObjectStore", call: records.Call, deletes: Deletes | None) -> None:
         self._bucket = bucket
         self._call = call
         self._deletes = deletes
         self._records = records.RemoteRecords(bucket, call)
+
+    async def prepare(self, tenant_uid: str) -> None:
+        """Do nothing: a bucket has no end."""
 
     async def make(self, tenant_uid: str, digest: str) -> Claim | None:
         """Write the claim if there is none."""
@@ -164,7 +169,7 @@ class RemoteClaims:
 
     async def reap(self, age: timedelta) -> int:
         """Take over the claims that are old by the store's clock, and give them back."""
-        listed = [item async for item in record_ports.walk(self._records, garbagekeys.CLAIMS)]
+        listed = [item async for item in self._records.walk(garbagekeys.CLAIMS)]
         claims = [(item, parsed) for item in listed if (parsed := garbagekeys.parse_claim(item.key))]
         if not claims:
             return 0

@@ -1,13 +1,13 @@
 """The records of a store in a bucket."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import obstore
 from obstore import exceptions as obstore_errors
 
-from manifestry.adapters.store.contract.ports import BlobNotFoundError
+from manifestry.adapters.store.contract.ports import BATCH_BYTES, BlobDamagedError, BlobNotFoundError
 from manifestry.adapters.store.contract.record_ports import LIST_MAX, RECORD_MAX_BYTES, Item
 
 if TYPE_CHECKING:
@@ -46,6 +46,13 @@ class RemoteRecords:
         while len(found) < limit and (page := await self._call("list", _next(pages))) is not None:
             found += [_item(each) for each in page if each["path"] > after]
         return found[:limit]
+
+    async def walk(self, prefix: str) -> AsyncIterator[Item]:
+        """Yield all keys below a prefix, from one listing."""
+        pages = aiter(obstore.list(self._bucket, prefix, offset=None, chunk_size=LIST_MAX))
+        while (page := await self._call("list", _next(pages))) is not None:
+            for each in page:
+                yield _item(each)
 
     async def folders(self, prefix: str) -> list[str]:
         """Return the names directly below a prefix; all of them, there is one for each tenant."""
@@ -87,17 +94,35 @@ class RemoteRecords:
         await self._call("write", obstore.put_async(self._bucket, key, data, use_multipart=False))
 
     async def read(self, key: str, *, limit_bytes: int) -> bytes | None:
-        """Return the bytes of a small object."""
-        found = await self.head(key)
-        if found is None or found.size_bytes > limit_bytes:
-            return None
-        if not found.size_bytes:  # no store serves a range of nothing
-            return b""
+        """Return the bytes of a small object, by one request."""
         try:
-            request = obstore.get_range_async(self._bucket, key, start=0, length=found.size_bytes)
-            return bytes(await self._call("read", request))
+            found = await self._call("read", obstore.get_async(self._bucket, key))
+            if found.meta["size"] > limit_bytes:
+                return None
+            return bytes(await self._call("read", found.bytes_async()))
         except BlobNotFoundError:
             return None
+
+    async def touch(self, key: str) -> None:
+        """Write an empty object."""
+        await self.write(key, b"")
+
+    async def move(self, key: str, to: str) -> None:
+        """Write the other and remove the one; a bucket gives it the present time."""
+        if await self._meta(key) is not None:
+            await self.write(to, b"")
+            await self.remove(key)
+
+    async def stream(self, key: str) -> AsyncGenerator[memoryview, None]:
+        """Yield an object's bytes, 1 MiB a request."""
+        found = await self._call("stream", obstore.head_async(self._bucket, key))
+        for start in range(0, found["size"], BATCH_BYTES):
+            length = min(BATCH_BYTES, found["size"] - start)
+            window = obstore.get_range_async(self._bucket, key, start=start, length=length)
+            data = memoryview(await self._call("stream", window))
+            if len(data) != length:
+                raise BlobDamagedError("the stored bytes are fewer than their size")
+            yield data
 
     async def remove(self, key: str) -> None:
         """Remove an object."""
@@ -154,4 +179,5 @@ async def _next(pages: Any) -> "list[ObjectMeta] | None":
 
 
 def _item(found: "ObjectMeta") -> Item:
-    return Item(found["path"], found["size"], found["last_modified"])
+    version = f"{found['e_tag']} {found['version']}"
+    return Item(found["path"], found["size"], found["last_modified"], version)

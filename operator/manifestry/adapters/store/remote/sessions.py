@@ -1,22 +1,22 @@
 """Resumable uploads in a bucket: one object per piece, made only if there is none: one writer wins.
 
 A piece at an offset is made only by one who knows that the pieces before it are there: it has listed them, or
-made the last one itself. Pieces are removed only together with their session. So there is never a gap. An
-empty piece ends the upload: it takes the only place where one could go on.
+made the last one itself. Pieces are removed with all that come after them, the last one first. So there is
+never a gap before one that counts. An empty piece ends the upload: it takes the only place where one could go
+on. Each piece carries its digest, as it was received, and what is read to be joined must have it; those that
+an earlier version made have none, and are taken as they are.
 """
 
 import asyncio
 import contextlib
 import hashlib
-import itertools
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import obstore
-from obstore import exceptions as obstore_errors
 
 from manifestry.adapters.store.contract import ports, session_ports
 from manifestry.adapters.store.contract.ports import (
@@ -27,10 +27,12 @@ from manifestry.adapters.store.contract.ports import (
 )
 from manifestry.adapters.store.contract.session_ports import (
     OffsetError,
+    PieceDamagedError,
     SessionLimitError,
     SessionNotFoundError,
 )
 from manifestry.adapters.store.remote import blobs
+from manifestry.adapters.store.remote import pieces as remote_pieces
 from manifestry.core.artifacts import uploads
 from manifestry.core.blobs import digests, keys
 
@@ -41,24 +43,8 @@ if TYPE_CHECKING:
 PIECE_BYTES: Final = 8 << 20
 # An append holds the chunks of the piece being filled, their join, and obstore's copy of it: 3 x 8 MiB.
 UPLOAD_BOUND_BYTES: Final = 3 * (PIECE_BYTES + session_ports.CHUNK_BYTES)
-WINDOW_BYTES: Final = 2 << 20
 # Completing holds the window being staged and the one fetched ahead, besides what staging itself holds.
-COMPLETION_BOUND_BYTES: Final = 2 * WINDOW_BYTES + blobs.UPLOAD_BOUND_BYTES
-
-_RECORD: Final = "session.json"
-_SEAL: Final = "sealed.json"
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """The objects of one session."""
-
-    pieces: Mapping[int, int]
-    touched: datetime
-    has_record: bool
-    has_seal: bool
+COMPLETION_BOUND_BYTES: Final = 2 * remote_pieces.WINDOW_BYTES + blobs.UPLOAD_BOUND_BYTES
 
 
 class RemoteSessions:
@@ -75,13 +61,13 @@ class RemoteSessions:
     def __init__(self, bucket: "ObjectStore", objects: ports.Store, *, timeout_seconds: float) -> None:
         self._bucket = bucket
         self._objects = objects
-        self._timeout_seconds = timeout_seconds
+        self._pieces = remote_pieces.Pieces(bucket, timeout_seconds)
 
     async def create(self, session: uploads.Session, *, limit: int) -> uploads.Session:
         """Begin a session in one of the tenant's free slots."""
         placed = replace(session, slot=await self._take(session, limit))
         try:
-            await self._put(_key(placed.session_id, _RECORD), uploads.to_bytes(placed))
+            await self._pieces.put(_key(placed.session_id, remote_pieces.RECORD), uploads.to_bytes(placed))
         except BaseException:
             with contextlib.suppress(StoreError):
                 await self.abort(placed)
@@ -91,12 +77,13 @@ class RemoteSessions:
     async def head(self, session_id: str) -> uploads.State | None:
         """Return how far a session is, None when there is no such session."""
         record, found = await asyncio.gather(
-            self._read(_key(session_id, _RECORD)), self._listed(keys.upload(session_id))
+            self._pieces.read(_key(session_id, remote_pieces.RECORD)),
+            self._pieces.listed(keys.upload(session_id)),
         )
         session = None if record is None else uploads.session_from(record)
         if session is None or found is None:
             return None
-        sealed = await self._read(_key(session_id, _SEAL)) if found.has_seal else None
+        sealed = await self._pieces.read(_key(session_id, remote_pieces.SEAL)) if found.has_seal else None
         seal = None if sealed is None else uploads.seal_from(sealed)
         pieces = uploads.chain(found.pieces)
         offset = sum(size for _, size in pieces) if seal is None else seal.size_bytes
@@ -120,38 +107,82 @@ class RemoteSessions:
             if not is_checked:
                 await self._check_end(session, offset)
                 is_checked = True
-            if not await self._create(uploads.piece(session.session_id, offset), bytes(data)):
+            said = {remote_pieces.DIGEST: (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()}
+            if not await self._pieces.create(uploads.piece(session.session_id, offset), bytes(data), said):
                 raise OffsetError("the stored bytes do not end there")
             offset += len(data)
         return offset
 
+    async def cut(self, session: uploads.Session, offset: int) -> None:
+        """Remove the pieces from `offset` on."""
+        found = await self._pieces.listed(keys.upload(session.session_id))
+        if found is None or not found.has_record:
+            raise SessionNotFoundError("the upload is gone")
+        if found.has_seal:
+            raise OffsetError("the upload is complete")
+        await self._remove_from(session, offset)
+
     async def _check_end(self, session: uploads.Session, offset: int) -> None:
-        found = await self._listed(keys.upload(session.session_id))
+        found = await self._pieces.listed(keys.upload(session.session_id))
         if found is None or not found.has_record:
             raise SessionNotFoundError("the upload is gone")
         if found.has_seal or sum(size for _, size in uploads.chain(found.pieces)) != offset:
             raise OffsetError("the stored bytes do not end there")
 
     async def seal(self, session: uploads.Session) -> Staged:
-        """Copy the pieces together, hashing them, and let no more come."""
+        """Copy the pieces together, hashing and comparing them, and let no more come."""
+        try:
+            return await self._seal(session)
+        except (OffsetError, SessionNotFoundError):  # whoever seals it at the same time may be quicker
+            state = await self.head(session.session_id)
+            if state is not None and state.seal is not None:
+                return Staged(*state.seal)
+            if state is not None:
+                raise OffsetError("the stored bytes have changed") from None
+            raise
+
+    async def _seal(self, session: uploads.Session) -> Staged:
         state = await self.head(session.session_id)
         if state is None:
             raise SessionNotFoundError("the upload is gone")
         if state.seal is not None and await self._is_fresh(session):
             return Staged(*state.seal)
-        found = await self._listed(keys.upload(session.session_id))
+        found = await self._pieces.listed(keys.upload(session.session_id))
         end = None if state.seal is None else state.seal.size_bytes
         pieces = uploads.chain(found.pieces if found else {}, end)
         size_bytes = sum(size for _, size in pieces)
         if state.seal is not None and size_bytes != state.seal.size_bytes:
             raise SessionNotFoundError("the upload's bytes are gone")
         await self._end(session, size_bytes)
-        if len(pieces) == 1:
-            staged = await self._copied(session, pieces)
-        else:
-            staged = await self._joined(session, pieces, size_bytes)
-        await self._put(_key(session.session_id, _SEAL), uploads.to_bytes(uploads.Seal(*staged)))
+        try:
+            staged = await self._staged(session, pieces, size_bytes)
+        except PieceDamagedError as error:
+            if await self._is_damaged(session, pieces, error.offset):
+                await self._remove_from(session, error.offset)
+                raise
+            raise StoreUnavailableError("the object store returned other bytes than it has (seal)") from error
+        await self._pieces.put(
+            _key(session.session_id, remote_pieces.SEAL), uploads.to_bytes(uploads.Seal(*staged))
+        )
         return staged
+
+    async def _staged(
+        self, session: uploads.Session, pieces: list[tuple[int, int]], size_bytes: int
+    ) -> Staged:
+        if len(pieces) == 1:
+            return await self._copied(session, pieces)
+        return await self._joined(session, pieces, size_bytes)
+
+    async def _is_damaged(self, session: uploads.Session, pieces: list[tuple[int, int]], offset: int) -> bool:
+        """Read a piece again: what was read wrong once need not be stored wrong."""
+        piece = [each for each in pieces if each[0] == offset]
+        try:
+            async with contextlib.aclosing(self._pieces.windows(session, piece)) as windows:
+                async for _ in windows:
+                    pass
+        except PieceDamagedError:
+            return True
+        return False
 
     async def _joined(
         self, session: uploads.Session, pieces: list[tuple[int, int]], size_bytes: int
@@ -161,41 +192,43 @@ class RemoteSessions:
         What is read must be hashed anyway. Joining on the server (S3's UploadPartCopy, GCS's compose, Azure's
         block lists) would save the writing, but obstore offers none of these.
         """
-        async with contextlib.aclosing(self._windows(session, pieces)) as windows:
+        async with contextlib.aclosing(self._pieces.windows(session, pieces)) as windows:
             return await self._objects.stage(windows, limit_bytes=size_bytes)
 
     async def _copied(self, session: uploads.Session, pieces: list[tuple[int, int]]) -> Staged:
         """Read and hash the only piece, and let the server copy it."""
         ((offset, size_bytes),), sha256 = pieces, hashlib.sha256()
-        async with contextlib.aclosing(self._windows(session, pieces)) as windows:
+        async with contextlib.aclosing(self._pieces.windows(session, pieces)) as windows:
             async for data in windows:
                 await asyncio.to_thread(sha256.update, data)
         upload_id, source = str(uuid.uuid4()), uploads.piece(session.session_id, offset)
         try:
-            await self._call("seal", obstore.copy_async(self._bucket, source, keys.upload(upload_id)))
+            await self._pieces.call("seal", obstore.copy_async(self._bucket, source, keys.upload(upload_id)))
         except BlobNotFoundError:
             raise SessionNotFoundError("the upload's bytes are gone") from None
         return Staged(upload_id, f"{digests.ALGORITHM}:{sha256.hexdigest()}", size_bytes)
 
     async def finish(self, session: uploads.Session) -> None:
         """Give the slot and the pieces free; the record, the seal and the end stay."""
-        keep = frozenset({_RECORD, _SEAL})
-        await self._remove_below(session.session_id, lambda item: item["size"] == 0 or _name(item) in keep)
+        keep = frozenset({remote_pieces.RECORD, remote_pieces.SEAL})
+        await self._pieces.remove_below(
+            session.session_id, lambda item: item["size"] == 0 or _name(item) in keep
+        )
         await self._free(session)
 
     async def abort(self, session: uploads.Session) -> None:
         """Remove a session with everything it has, the record first."""
-        await self._delete(_key(session.session_id, _RECORD))
-        sealed = await self._read(_key(session.session_id, _SEAL))
+        await self._pieces.delete(_key(session.session_id, remote_pieces.RECORD))
+        sealed = await self._pieces.read(_key(session.session_id, remote_pieces.SEAL))
         seal = None if sealed is None else uploads.seal_from(sealed)
         if seal is not None:
             await self._objects.discard(Staged(*seal))
-        await self._remove_below(session.session_id)
+        await self._pieces.remove_below(session.session_id)
         await self._free(session)
 
     async def entries(self) -> AsyncGenerator[uploads.State | uploads.Leftover, None]:
         """Yield every session, and what else lies below `uploads/`."""
-        listed = await self._call(
+        listed = await self._pieces.call(
             "list", obstore.list_with_delimiter_async(self._bucket, keys.UPLOADS.rstrip("/"))
         )
         for item in listed["objects"]:
@@ -207,7 +240,7 @@ class RemoteSessions:
             if not keys.is_uuid(upload_id):
                 continue
             state = await self.head(upload_id)
-            found = None if state else await self._listed(keys.upload(upload_id))
+            found = None if state else await self._pieces.listed(keys.upload(upload_id))
             if state:
                 yield state
             elif found:
@@ -215,20 +248,20 @@ class RemoteSessions:
 
     async def remove(self, leftover: uploads.Leftover) -> None:
         """Remove bytes that belong to no session."""
-        await self._delete(keys.upload(leftover.upload_id))
-        await self._remove_below(leftover.upload_id)
+        await self._pieces.delete(keys.upload(leftover.upload_id))
+        await self._pieces.remove_below(leftover.upload_id)
 
     async def free_slots(self, before: datetime) -> int:
         """Free the slots last written before `before` whose sessions are gone."""
         freed = 0
-        async for item in self._items(uploads.SESSIONS.rstrip("/")):
+        async for item in self._pieces.items(uploads.SESSIONS.rstrip("/")):
             if uploads.parse_slot(item["path"]) is None or item["last_modified"] >= before:
                 continue
-            data = await self._read(item["path"])
+            data = await self._pieces.read(item["path"])
             session_id = (data or b"").decode("ascii", "replace")
             if data is None or (keys.is_uuid(session_id) and await self.head(session_id)):
                 continue
-            await self._delete(item["path"])
+            await self._pieces.delete(item["path"])
             freed += 1
         return freed
 
@@ -236,78 +269,27 @@ class RemoteSessions:
         """Do nothing: obstore's connections end with the object."""
 
     async def _take(self, session: uploads.Session, limit: int) -> int:
-        listed = [item["path"] async for item in self._items(uploads.slots(session.tenant_uid).rstrip("/"))]
+        listed = [
+            item["path"] async for item in self._pieces.items(uploads.slots(session.tenant_uid).rstrip("/"))
+        ]
         taken = [found[1] for path in listed if (found := uploads.parse_slot(path))]
         for number in uploads.free_slots(taken, limit):
-            if await self._create(uploads.slot(session.tenant_uid, number), session.session_id.encode()):
+            if await self._pieces.create(
+                uploads.slot(session.tenant_uid, number), session.session_id.encode()
+            ):
                 return number
         raise SessionLimitError(max(len(taken), limit))
 
     async def _free(self, session: uploads.Session) -> None:
         key = uploads.slot(session.tenant_uid, session.slot)
-        if await self._read(key) == session.session_id.encode():
-            await self._delete(key)
+        if await self._pieces.read(key) == session.session_id.encode():
+            await self._pieces.delete(key)
 
     async def _is_fresh(self, session: uploads.Session) -> bool:
-        found = await self._call("head", obstore.head_async(self._bucket, _key(session.session_id, _SEAL)))
+        found = await self._pieces.call(
+            "head", obstore.head_async(self._bucket, _key(session.session_id, remote_pieces.SEAL))
+        )
         return bool(datetime.now(UTC) - found["last_modified"] < uploads.RESEAL_AFTER)
-
-    async def _windows(
-        self, session: uploads.Session, pieces: list[tuple[int, int]]
-    ) -> AsyncGenerator[bytes, None]:
-        windows = [
-            (uploads.piece(session.session_id, offset), start, min(WINDOW_BYTES, size - start))
-            for offset, size in pieces
-            for start in range(0, size, WINDOW_BYTES)
-        ]
-        ahead: asyncio.Task[bytes] | None = None
-        try:
-            for window, following in itertools.pairwise([*windows, None]):
-                assert window is not None  # noqa: S101 - only the last one is None, and never the first of a pair
-                data = await (ahead or self._fetch(*window))
-                ahead = asyncio.create_task(self._fetch(*following)) if following else None
-                yield data
-        finally:
-            if ahead is not None:
-                ahead.cancel()
-                await asyncio.gather(ahead, return_exceptions=True)
-
-    async def _fetch(self, key: str, start: int, length: int) -> bytes:
-        try:
-            data = bytes(
-                await self._call(
-                    "seal", obstore.get_range_async(self._bucket, key, start=start, length=length)
-                )
-            )
-        except BlobNotFoundError:
-            raise SessionNotFoundError("the upload's bytes are gone") from None
-        if len(data) != length:
-            raise SessionNotFoundError("the upload's bytes are gone")
-        return data
-
-    async def _listed(self, prefix: str) -> _Listed | None:
-        pieces: dict[int, int] = {}
-        touched: list[datetime] = []
-        names: set[str] = set()
-        async for item in self._items(prefix):
-            name = item["path"].rpartition("/")[2]
-            offset = uploads.parse_piece(name)
-            if offset is not None:
-                pieces[offset] = item["size"]
-            else:
-                names.add(name)
-            touched.append(item["last_modified"])
-        return _Listed(pieces, max(touched), _RECORD in names, _SEAL in names) if touched else None
-
-    async def _items(self, prefix: str) -> AsyncGenerator["ObjectMeta", None]:
-        pages = obstore.list(self._bucket, prefix).__aiter__()
-        while True:
-            try:
-                page = await self._call("list", pages.__anext__())
-            except StopAsyncIteration:
-                return
-            for item in page:
-                yield item
 
     async def _end(self, session: uploads.Session, size_bytes: int) -> None:
         """Take the place of the piece that would come next, so that nobody can append any more.
@@ -316,55 +298,15 @@ class RemoteSessions:
             OffsetError: somebody has appended since the pieces were listed.
         """
         key = uploads.piece(session.session_id, size_bytes)
-        if not await self._create(key, b"") and await self._size(key) != 0:
+        if not await self._pieces.create(key, b"") and await self._pieces.size(key) != 0:
             raise OffsetError("more bytes have come")
 
-    async def _size(self, key: str) -> int | None:
-        with contextlib.suppress(BlobNotFoundError):
-            found = await self._call("head", obstore.head_async(self._bucket, key))
-            return int(found["size"])
-        return None
+    async def _remove_from(self, session: uploads.Session, offset: int) -> None:
+        def is_before(item: "ObjectMeta") -> bool:
+            at = uploads.parse_piece(_name(item))
+            return at is None or at < offset
 
-    async def _remove_below(
-        self, upload_id: str, stays: Callable[["ObjectMeta"], bool] = lambda _: False
-    ) -> None:
-        """Remove an upload's objects, the last piece first: what a cut leaves has no gap."""
-        items = [item async for item in self._items(keys.upload(upload_id))]
-        for path in sorted((item["path"] for item in items if not stays(item)), reverse=True):
-            await self._delete(path)
-
-    async def _create(self, key: str, data: bytes) -> bool:
-        try:
-            put = obstore.put_async(self._bucket, key, data, mode="create", attributes=blobs.ATTRIBUTES)
-            await self._write(put)
-        except obstore_errors.AlreadyExistsError:
-            return False
-        return True
-
-    async def _put(self, key: str, data: bytes) -> None:
-        await self._write(obstore.put_async(self._bucket, key, data, use_multipart=False))
-
-    async def _read(self, key: str) -> bytes | None:
-        try:
-            found = await self._call("read", obstore.get_async(self._bucket, key))
-            return bytes(await self._call("read", found.bytes_async()))
-        except BlobNotFoundError:
-            return None
-
-    async def _delete(self, key: str) -> None:
-        with contextlib.suppress(BlobNotFoundError):
-            await self._call("remove", obstore.delete_async(self._bucket, key))
-
-    async def _call(self, operation: str, request: Awaitable[T]) -> T:
-        with blobs.typed(operation):
-            async with asyncio.timeout(self._timeout_seconds):
-                return await request
-
-    async def _write(self, request: Awaitable[T]) -> T:
-        try:
-            return await self._call("append", request)
-        except BlobNotFoundError as error:  # what a store says to a write when the bucket is missing
-            raise StoreUnavailableError("the object store has no such bucket (append)") from error
+        await self._pieces.remove_below(session.session_id, is_before)
 
 
 def _key(session_id: str, name: str) -> str:

@@ -46,16 +46,20 @@ class Charge:
 
 @dataclass(frozen=True)
 class Totals:
-    """What the stored artifacts take; written by the operator only.
+    """What the stored artifacts take, the retained ones included; written by the operator only.
 
     Args:
         observed: when a count was last written, later for each: so equal `Totals` mean that nothing was
             committed or counted in between.
+        retained_bytes: how many of the bytes are those of artifacts that are deleted and retained.
+        retained_count: how many of the artifacts are such ones.
     """
 
     committed_bytes: int = 0
     artifact_count: int = 0
     observed: datetime | None = None
+    retained_bytes: int = 0
+    retained_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,11 @@ def token_of(key: str) -> str:
     return key.partition(_UPLOAD)[2]
 
 
+def is_upload(key: str) -> bool:
+    """Tell whether a charge is that of one upload under way."""
+    return _UPLOAD in key
+
+
 def resting(account: Account, before: datetime) -> list[str]:
     """Return the keys of resumable uploads' charges that were last renewed before a time."""
     return [
@@ -172,6 +181,8 @@ def parse(body: Mapping[str, Any]) -> Account:
         _count(found.get("committedBytes")),
         _count(found.get("artifactCount")),
         _parse_time(found.get("observedTime")),
+        _count(found.get("retainedBytes")),
+        _count(found.get("retainedCount")),
     )
     account = build(charges, totals, initialized=bool(status.get("initializedTime") and totals.observed))
     return replace(account, notes=tuple(notes))
@@ -184,6 +195,8 @@ def render(account: Account) -> dict[str, Any]:
         "committedBytes": totals.committed_bytes,
         "artifactCount": totals.artifact_count,
     }
+    if totals.retained_count:
+        storage |= {"retainedBytes": totals.retained_bytes, "retainedCount": totals.retained_count}
     if totals.observed is not None:
         storage["observedTime"] = format_time(totals.observed)
     holders = {key: _render_charge(account.charges[key]) for key in sorted(account.charges)}

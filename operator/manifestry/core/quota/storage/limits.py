@@ -41,13 +41,15 @@ def limits_for(tenant: str, table: quotas.Table) -> Limits:
 
 
 def usage(account: Account, limits: Limits) -> dict[str, int]:
-    """Return the numbers that REST shows; an unlimited limit is absent."""
+    """Return the numbers that REST shows, without limits that are not set, nor what is not retained."""
     row = {
         "usedBytes": account.totals.committed_bytes,
         "reservedBytes": account.reserved_bytes,
         "maxBytes": limits.max_bytes,
         "artifacts": account.artifacts,
         "maxArtifacts": limits.max_artifacts,
+        "retainedBytes": account.totals.retained_bytes if account.totals.retained_count else None,
+        "retainedArtifacts": account.totals.retained_count or None,
     }
     return {key: value for key, value in row.items() if value is not None}
 
@@ -77,8 +79,9 @@ def is_over(account: Account, limits: Limits) -> bool:
 def describe(tenant: str, found: Mapping[str, int]) -> str:
     """Return what a refusal says: `tenant "a", storage: bytes 1+2/10, artifacts 3/unlimited`."""
     most, artifacts = found.get("maxBytes", "unlimited"), found.get("maxArtifacts", "unlimited")
+    retained = f" ({found['retainedBytes']} of them retained)" if "retainedBytes" in found else ""
     return (
-        f'tenant "{tenant}", storage: bytes {found.get("usedBytes", 0)} stored and '
+        f'tenant "{tenant}", storage: bytes {found.get("usedBytes", 0)} stored{retained} and '
         f"{found.get('reservedBytes', 0)} reserved of {most}, "
         f"artifacts {found.get('artifacts', 0)} of {artifacts}"
     )

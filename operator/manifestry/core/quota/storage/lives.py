@@ -1,7 +1,7 @@
 """What the storage quota must know about an Artifact: whether it is stored, and how large it is."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -19,17 +19,19 @@ class State(Enum):
     AWAITING = "awaiting its bytes from an upload"
     PENDING = "on its way to be stored"
     STORED = "stored; it counts in the totals"
-    ENDED = "failed; it does not count"
+    ENDED = "failed; it does not count, but what was uploaded of it does"
+    RETAINED = "deleted; its bytes are kept, and count as before"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be many
 class Live:
-    """An Artifact that exists.
+    """An Artifact that exists, or one that is gone and whose bytes are kept.
 
     Args:
         size_bytes: what is stored; for one that is awaited, what has been uploaded of it.
         since: when it ended; None for unknown.
         recorded: the keys of the charges of uploads that are recorded, of `charges.landed`.
+        is_pinned: what is stored of it will outlive it.
     """
 
     uid: str
@@ -38,6 +40,7 @@ class Live:
     size_bytes: int = 0
     since: datetime | None = None
     recorded: frozenset[str] = frozenset()
+    is_pinned: bool = False
 
 
 def live(body: Body) -> Live:
@@ -50,10 +53,24 @@ def live(body: Body) -> Live:
     stalled = conditions.find(_list(status.get("conditions")), "Stalled")
     is_current = status.get("observedGeneration") == metadata.get("generation")
     if is_current and stalled is not None and stalled.get("status") == "True":
-        return Live(uid, name, State.ENDED, 0, _time(stalled.get("lastTransitionTime")))
+        return Live(
+            uid, name, State.ENDED, 0, _time(stalled.get("lastTransitionTime")), recorded=recorded(body)
+        )
     awaiting = any("digest" not in upload for _, upload in _uploads(body))
     state = State.AWAITING if awaiting else State.PENDING
     return Live(uid, name, state, uploaded_bytes(body), recorded=recorded(body))
+
+
+def with_retained(artifacts: Iterable[Live], retained: Iterable[Live]) -> list[Live]:
+    """Return the Artifacts that exist, and those of the retained ones that do not.
+
+    Args:
+        artifacts: listed BEFORE the pins were: a pin is written while its Artifact is there.
+        retained: one for each pin.
+    """
+    pins = {each.uid: each for each in retained}
+    found = [replace(each, is_pinned=True) if pins.pop(each.uid, None) else each for each in artifacts]
+    return [*found, *pins.values()]
 
 
 def is_stored(body: Body) -> bool:

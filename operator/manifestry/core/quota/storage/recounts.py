@@ -16,11 +16,13 @@ from manifestry.core.quota.storage.charges import (
     Totals,
     artifact_of,
     changed,
+    is_upload,
     provisional,
 )
 from manifestry.core.quota.storage.lives import Live, State
 
 MAX_MARKS: Final = 1000  # in one write: each makes the object a little larger
+_COUNTED: Final = (State.STORED, State.RETAINED)
 _TICK: Final = timedelta(microseconds=1)  # what the ledger can tell apart
 
 
@@ -41,7 +43,7 @@ def recount(
     Args:
         account: as it is now; charges may have come and gone since `seen`.
         seen: as it was read BEFORE the Artifacts were listed.
-        artifacts: all of the tenant's, listed live.
+        artifacts: all of the tenant's, listed live, and what is retained of deleted ones, listed after them.
         now: the time before they were listed.
 
     Returns:
@@ -50,7 +52,7 @@ def recount(
     if account.totals != seen.totals or account.initialized != seen.initialized:
         return account, None
     live = {each.uid: each for each in artifacts}
-    stored = [each for each in live.values() if each.state is State.STORED]
+    stored = [each for each in live.values() if each.state in _COUNTED]
     findings = list(_findings(account, seen, live, now))
     marked = [replace(charge, unused=now) for charge, cause, _ in findings if not cause][:MAX_MARKS]
     cleared = [replace(charge, unused=None) for charge in _in_use(account, seen, findings)]
@@ -61,8 +63,7 @@ def recount(
         if cause and left is not None
     ]
     totals = _totals(account, stored, now)
-    old = account.totals
-    kept = (totals.committed_bytes, totals.artifact_count) == (old.committed_bytes, old.artifact_count)
+    kept = replace(totals, observed=account.totals.observed) == account.totals
     if account.initialized and kept and not (account.notes or marked or cleared or gone or shrunk):
         return account, Recount()
     result = changed(account, remove=gone, put=(*marked, *cleared, *shrunk), totals=totals)
@@ -74,10 +75,14 @@ def _findings(
     account: Account, seen: Account, live: Mapping[str, Live], now: datetime
 ) -> Iterator[tuple[Charge, str, int | None]]:
     """Yield (charge, cause, bytes to leave): without a cause it is to be marked, with None it goes."""
-    unnamed = {provisional(each.name): each for each in live.values() if each.uid not in account.charges}
+    unnamed = {
+        provisional(each.name): each
+        for each in live.values()
+        if each.uid not in account.charges and each.state is not State.RETAINED  # a new one may have its name
+    }
     for charge in account.charges.values():
         artifact = live.get(artifact_of(charge.uid))
-        if artifact is not None and artifact.state is State.STORED and _is_stored(charge, artifact):
+        if artifact is not None and _is_stored(charge, artifact):
             yield charge, "stored", None
         elif seen.charges.get(charge.uid) == charge:
             verdict = _verdict(account, charge, artifact or unnamed.get(charge.uid), now)
@@ -86,7 +91,10 @@ def _findings(
 
 
 def _is_stored(charge: Charge, artifact: Live) -> bool:
-    return charge.uid in {artifact.uid, *artifact.recorded}
+    """Tell whether the totals count what is charged: then it goes at once, or it would count twice."""
+    if artifact.state is State.RETAINED:
+        return not is_upload(charge.uid)  # all that landed is kept, or will never be its artifact's
+    return artifact.state is State.STORED and charge.uid in {artifact.uid, *artifact.recorded}
 
 
 def _verdict(
@@ -94,10 +102,16 @@ def _verdict(
 ) -> tuple[str, int | None] | None:
     """Return why nobody uses a charge and how many bytes to leave of it; None when it is in use."""
     is_part = artifact is not None and artifact_of(charge.uid) != charge.uid
-    if artifact is None or (artifact.state is State.STORED and not is_part):
+    if (
+        artifact is None
+        or artifact.state is State.RETAINED
+        or (artifact.state is State.STORED and not is_part)
+    ):
         # where it is stored it was counted, and this is another's of the same name
         return ("absent", None) if now - charge.since > LEASE else None
     if artifact.state is State.ENDED:
+        if charge.uid in artifact.recorded or (artifact.is_pinned and not is_upload(charge.uid)):
+            return None  # the spec, or a pin, refers to these bytes: they stay as long as the artifact does
         ended = max(artifact.since or charge.since, charge.since)
         return ("ended", None) if now - ended > LEASE else None
     if not charge.is_expired(now) or charge.uid in artifact.recorded:
@@ -124,4 +138,6 @@ def _in_use(
 def _totals(account: Account, stored: list[Live], now: datetime) -> Totals:
     old = account.totals.observed
     observed = now if old is None else max(now, old + _TICK)
-    return Totals(sum(each.size_bytes for each in stored), len(stored), observed)
+    retained = [each.size_bytes for each in stored if each.state is State.RETAINED]
+    size_bytes = sum(each.size_bytes for each in stored)
+    return Totals(size_bytes, len(stored), observed, sum(retained), len(retained))

@@ -17,10 +17,11 @@ from manifestry.core.quota.storage.charges import (
 )
 from manifestry.core.quota.storage.grants import Grant, Wanted
 from manifestry.core.quota.storage.limits import Limits
-from manifestry.core.quota.storage.lives import Live, State
+from manifestry.core.quota.storage.lives import Live, State, with_retained
 
 LIMITS = Limits(100, 4)
 NAMES = ("a", "b", "c", "d", "e")
+RETAINED = ("b", "d")  # by their `deletionPolicy`
 FILES = ("x", "y")  # of each upload
 FRESH = LEASE / 2
 
@@ -50,6 +51,7 @@ class Artifact:
     ended: datetime | None = None
     is_fetched: bool = False
     failures: int = 0  # that its status tells
+    is_retained: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -71,7 +73,7 @@ class Artifact:
         if self.is_stored:
             return Live(self.uid, self.name, State.STORED, self.size_bytes, recorded=self.recorded)
         if self.ended is not None:
-            return Live(self.uid, self.name, State.ENDED, 0, self.ended)
+            return Live(self.uid, self.name, State.ENDED, 0, self.ended, self.recorded)
         state = State.PENDING if self.is_complete or self.is_fetched else State.AWAITING
         return Live(self.uid, self.name, state, self.size_bytes, recorded=self.recorded)
 
@@ -83,6 +85,7 @@ class World:
     Args:
         accepted: by upload, and by `landed` key when they are all stored, the bytes that a facade has taken,
             and until when it relies on their charge.
+        pins: by the Artifact's uid what the store keeps after it; no write of theirs is bound to another.
     """
 
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
@@ -92,6 +95,17 @@ class World:
     uids: int = 0
     fetching: set[str] = field(default_factory=set)  # uids: only the leader fetches, each artifact once
     accepted: dict[str, tuple[int, datetime]] = field(default_factory=dict)
+    pins: dict[str, Live] = field(default_factory=dict)
+
+    def pin(self, seen: Artifact, size_bytes: int) -> None:
+        """What an operator does before it says that all is stored: nothing if the Artifact has changed."""
+        if seen.is_retained and self.artifacts.get(seen.name) == seen:
+            self.pins[seen.uid] = Live(seen.uid, seen.name, State.RETAINED, size_bytes)
+
+    @property
+    def retained(self) -> list[Live]:
+        alive = {each.uid for each in self.artifacts.values()}
+        return [pin for uid, pin in self.pins.items() if uid not in alive]
 
     def write(self, version: int, account: Account) -> None:
         if version != self.version:
@@ -104,7 +118,13 @@ class World:
         if name in self.artifacts:
             return None
         self.uids += 1
-        made = Artifact(name, f"uid-{self.uids}", is_upload, 0 if is_upload else size_bytes)
+        made = Artifact(
+            name,
+            f"uid-{self.uids}",
+            is_upload,
+            0 if is_upload else size_bytes,
+            is_retained=name in RETAINED,
+        )
         self.artifacts[name] = made
         return made
 
@@ -315,6 +335,8 @@ def _fetch(world: World, seen: Artifact, chunks: list[int], *, fails: bool) -> O
 
 
 def store(world: World, seen: Artifact, charge: Charge, size_bytes: int) -> Op:
+    world.pin(seen, size_bytes)
+    yield
     try:
         world.change(seen, given_bytes=size_bytes, is_stored=True)
     except ConflictError:
@@ -333,6 +355,8 @@ def give_back(world: World, seen: Artifact) -> Op:
         world.change(seen, failures=seen.failures + 1)
     except ConflictError:
         return
+    yield
+    world.pins.pop(seen.uid, None)
     wanted = Wanted(seen.uid, seen.name, 0)
     yield from transact(world, lambda account: grants.trim(account, wanted, world.now))
 
@@ -356,6 +380,8 @@ def reconcile(world: World, name: str) -> Op:
         world.change(seen, ended=world.now)
     if grant.charge is None or not seen.is_complete:
         return
+    world.pin(seen, seen.size_bytes)
+    yield
     try:
         seen = world.change(seen, is_stored=True)
     except ConflictError:
@@ -368,11 +394,13 @@ def reconcile(world: World, name: str) -> Op:
 
 
 def recount(world: World) -> Op:
-    """Ledger, then Artifacts, then the write on whatever the ledger is by then."""
+    """Ledger, then Artifacts, then pins, then the write on whatever the ledger is by then."""
     for _ in range(5):
         seen, now = world.account, world.now
         yield
-        listed = [artifact.live() for artifact in world.artifacts.values()]
+        alive = [artifact.live() for artifact in world.artifacts.values()]
+        yield
+        listed = with_retained(alive, world.pins.values())
         while True:
             yield
             version, account = world.version, world.account
@@ -406,14 +434,13 @@ def violations(world: World) -> Iterator[str]:
         yield f"bytes: {account}"
     if account.artifacts > LIMITS.max_artifacts:
         yield f"artifacts: {account}"
-    stored = [each for each in world.artifacts.values() if each.is_stored]
+    stored: list[Artifact | Live] = [each for each in world.artifacts.values() if each.is_stored]
+    stored += world.retained
     if sum(each.size_bytes for each in stored) > LIMITS.max_bytes:
         yield f"stored bytes: {stored}"
     if len(stored) > LIMITS.max_artifacts:
         yield f"stored artifacts: {stored}"
-    uploaded = [
-        each for each in world.artifacts.values() if each.files and not (each.is_stored or each.ended)
-    ]
+    uploaded = [each for each in world.artifacts.values() if each.files and not each.is_stored]
     recorded = {key for each in world.artifacts.values() for key in each.recorded}
     alive = {each.uid for each in world.artifacts.values()}
     streaming = sum(
@@ -432,7 +459,7 @@ def leaks(world: World) -> Iterator[str]:
     """Yield what the ledger has wrong when nothing is under way and it was repaired."""
     waiting = {each.uid for each in world.artifacts.values() if not each.is_stored and not each.ended}
     names = {provisional(each.name) for each in world.artifacts.values() if each.uid in waiting}
-    landed = {key for each in world.artifacts.values() if each.uid in waiting for key in each.recorded}
+    landed = {key for each in world.artifacts.values() if not each.is_stored for key in each.recorded}
     for key, charge in world.account.charges.items():
         if key not in waiting | names | landed:
             yield f"charge of nobody: {charge}"
@@ -442,12 +469,13 @@ def leaks(world: World) -> Iterator[str]:
         if artifact.uid in waiting and not artifact.is_complete and held > artifact.size_bytes:
             yield f"bytes of nobody: {artifact}, {held}"
     stored = [each for each in world.artifacts.values() if each.is_stored]
-    totals = world.account.totals
-    if (totals.committed_bytes, totals.artifact_count) != (
-        sum(each.size_bytes for each in stored),
-        len(stored),
-    ):
-        yield f"totals: {totals}, stored {stored}"
+    retained = world.retained
+    kept, totals = sum(each.size_bytes for each in retained), world.account.totals
+    stored_bytes = kept + sum(each.size_bytes for each in stored)
+    if (totals.committed_bytes, totals.artifact_count) != (stored_bytes, len(stored) + len(retained)):
+        yield f"totals: {totals}, stored {stored}, retained {retained}"
+    if (totals.retained_bytes, totals.retained_count) != (kept, len(retained)):
+        yield f"retained: {totals}, {retained}"
 
 
 def settle(world: World) -> None:

@@ -20,6 +20,7 @@ from manifestry.core.quota.storage.charges import (
     parse,
     provisional,
     render,
+    upload,
 )
 from manifestry.core.quota.storage.grants import STEP_BYTES, Wanted
 from manifestry.core.quota.storage.limits import UNLIMITED, Limits
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.unit
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = NOW + LEASE + timedelta(seconds=1)
 LIMITS = Limits(100, 3)
+LANDED = frozenset({landed("u1", "x", "d")})
 
 
 def charge(uid: str = "u1", size_bytes: int = 10, **changes: Any) -> Charge:
@@ -214,14 +216,22 @@ def live(
         (charge(provisional("a")), live(State.STORED), "absent", None),
         (charge(provisional("a")), None, "absent", None),
         (charge("old"), live(State.PENDING), "absent", None),
+        (charge(provisional("a")), live(State.RETAINED, 0, "u0"), "absent", None),
+        (charge(upload("u1", "t")), live(State.RETAINED), "absent", None),
+        (charge(upload("u1", "t"), since=LATER), live(State.RETAINED), None, 10),
+        (charge(landed("u1", "x", "d")), live(State.ENDED, recorded=LANDED), None, 10),  # the spec has it
+        (charge(landed("u1", "y", "d")), live(State.ENDED, recorded=LANDED), "ended", None),
+        (charge(), replace(live(State.ENDED), is_pinned=True), None, 10),
+        (charge(upload("u1", "t")), replace(live(State.ENDED), is_pinned=True), "ended", None),
     ],
 )
 def test_what_nobody_uses_is_marked_first_and_given_back_next(
     held: Charge, artifact: Live | None, cause: str | None, left: int | None
 ) -> None:
     found = [] if artifact is None else [artifact]
-    stored = [each for each in found if each.state is State.STORED]
-    account = build([held], Totals(0, len(stored), NOW))
+    stored = [each for each in found if each.state in {State.STORED, State.RETAINED}]
+    retained = [each for each in found if each.state is State.RETAINED]
+    account = build([held], Totals(0, len(stored), NOW, 0, len(retained)))
     marked, report = recounts.recount(account, account, found, LATER)
     assert report is not None
     assert (report.released, report.marked) == ({}, 1 if cause else 0)
@@ -267,6 +277,34 @@ def test_stored_artifacts_are_counted_and_lose_their_charges() -> None:
     assert (after.totals.committed_bytes, after.totals.artifact_count, after.reserved_bytes) == (39, 2, 20)
     assert after.totals.observed == NOW + timedelta(microseconds=1), "two counts are never equal"
     assert recounts.recount(after, after, found, LATER) == (after, recounts.Recount())
+
+
+def test_what_is_retained_counts_as_before_and_not_beside_its_charges() -> None:
+    held = [charge(), charge(landed("u1", "x", "d"), 4), charge(upload("u1", "t"), 3)]
+    account = build([*held, charge(provisional("a"), 2, since=NOW)], Totals(30, 1, NOW))
+    pins = [live(State.RETAINED, 10), live(State.RETAINED, 30, "u3"), live(State.RETAINED, 5, "u4")]
+    found = lives.with_retained([live(State.STORED, 5, "u4")], pins)
+    after, report = recounts.recount(account, account, found, NOW)
+    assert report is not None
+    assert {*report.released.values()} == {"stored"}
+    assert {*after.charges} == {upload("u1", "t"), provisional("a")}, "another one may have the name now"
+    totals = after.totals
+    assert (totals.committed_bytes, totals.artifact_count) == (45, 3)
+    assert (totals.retained_bytes, totals.retained_count) == (40, 2)
+    assert parse({"status": {"initializedTime": "x", **render(after)}}) == after
+    shown = storage_limits.usage(after, Limits(100))
+    assert (shown["usedBytes"], shown["retainedBytes"], shown["retainedArtifacts"]) == (45, 40, 2)
+    assert "45 stored (40 of them retained)" in storage_limits.describe("a", shown)
+    removed, _ = recounts.recount(after, after, found[:1], NOW)
+    assert (removed.totals.committed_bytes, removed.totals.retained_count) == (5, 0)
+    assert "retainedBytes" not in storage_limits.usage(removed, Limits(100))
+
+
+def test_a_count_of_what_is_retained_alone_is_written() -> None:
+    account = build([], Totals(10, 1, NOW))
+    after, report = recounts.recount(account, account, [live(State.RETAINED, 10)], LATER)
+    assert report == recounts.Recount(changed=True)
+    assert (after.totals.committed_bytes, after.totals.retained_bytes) == (10, 10)
 
 
 def test_a_count_that_a_commit_has_overtaken_is_done_again() -> None:

@@ -93,6 +93,13 @@ class StorageProtocol(RuleBasedStateMachine):
     def user_deletes(self, name: str) -> None:
         self.world.artifacts.pop(name, None)
 
+    @precondition(lambda self: self.world.retained)
+    @rule(index=st.integers(0, 50))
+    def admin_removes(self, index: int) -> None:
+        """`DELETE /retained/{id}`: only of an Artifact that is gone, and nobody writes the ledger for it."""
+        retained = self.world.retained
+        del self.world.pins[retained[index % len(retained)].uid]
+
     @rule(name=NAMES)
     def one_fails(self, name: str) -> None:
         found = self.world.artifacts.get(name)
@@ -151,6 +158,7 @@ def simulate(seed: int, steps: int) -> None:
         (1, lambda: machine.ops and machine.crash(choose.randrange(50))),
         (8, lambda: machine.time_passes(choose.choice([1, 20, 130]))),
         (5, lambda: machine.user_deletes(name())),
+        (4, lambda: machine.world.retained and machine.admin_removes(choose.randrange(50))),
         (1, lambda: machine.one_fails(name())),
     ]
     weights = [weight for weight, _ in moves]
@@ -210,3 +218,36 @@ def test_what_a_killed_operator_has_charged_is_not_charged_again_and_given_back(
     assert world.account.reserved_bytes == 0
     model.drain(model.fetch(world, "a", [30, 30], fails=False))
     assert (world.account.totals.committed_bytes, world.account.charges) == (60, {})
+
+
+def test_what_is_retained_keeps_its_room_until_an_administrator_removes_it() -> None:
+    world = model.World()
+    model.drain(model.recount(world))
+    for _ in range(5):  # the loop that filled a store: upload, `Retain`, delete
+        model.drain(model.post(world, "b", 40, is_upload=False, refused="no"))
+        model.drain(model.reconcile(world, "b"))
+        world.artifacts.pop("b", None)
+        model.drain(model.recount(world))
+    assert [each.size_bytes for each in world.retained] == [40, 40]
+    totals = world.account.totals
+    assert (totals.committed_bytes, totals.artifact_count) == (80, 2)
+    assert (totals.retained_bytes, totals.retained_count) == (80, 2)
+    world.pins.pop(world.retained[0].uid)
+    model.drain(model.recount(world))
+    model.drain(model.post(world, "b", 40, is_upload=False, refused="no"))
+    model.drain(model.reconcile(world, "b"))
+    assert world.artifacts["b"].is_stored
+
+
+def test_a_pin_of_an_artifact_that_was_never_said_to_be_stored_counts_once() -> None:
+    world = model.World()
+    model.drain(model.recount(world))
+    model.drain(model.post(world, "b", 100, is_upload=False, refused="no"))
+    looking = model.reconcile(world, "b")
+    while not world.pins:
+        next(looking)
+    looking.close()
+    del world.artifacts["b"]
+    assert world.account.used_bytes == 100, "the charge stands until the pin is counted"
+    model.drain(model.recount(world))
+    assert (world.account.used_bytes, world.account.charges) == (100, {})

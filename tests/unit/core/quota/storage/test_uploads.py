@@ -153,6 +153,9 @@ def test_what_is_recorded_has_the_keys_of_what_landed() -> None:
     ]
     body = {"metadata": {"uid": "u", "name": "a"}, "spec": {"files": files}}
     assert lives.live(body) == Live("u", "a", State.AWAITING, 4, recorded=frozenset({ONE}))
+    failed = {"conditions": [{"type": "Stalled", "status": "True"}]}
+    ended = lives.live({**body, "status": failed})
+    assert (ended.state, ended.recorded) == (State.ENDED, frozenset({ONE})), "its bytes stay with the spec"
     assert len(landed("u" * 36, "x" * 255, "sha256:" + "0" * 64)) < 90
 
 

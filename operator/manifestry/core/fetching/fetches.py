@@ -11,9 +11,9 @@ from ipaddress import ip_address
 from typing import Final, Literal
 from urllib.parse import urljoin
 
-from manifestry.core.artifacts import urls
-from manifestry.core.artifacts.addresses import Policy
-from manifestry.core.artifacts.urls import Target
+from manifestry.core.fetching import urls
+from manifestry.core.fetching.addresses import Policy
+from manifestry.core.fetching.urls import Target
 
 REDIRECTS_MAX_COUNT: Final = 5
 REFUSED_RETRY_SECONDS: Final = 600.0  # others may put right what is theirs, without a sign to us

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core.artifacts import urls
+from manifestry.core.fetching import urls
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import pytest
 
-from manifestry.core.artifacts import fetches, urls
-from manifestry.core.artifacts.addresses import Policy, parse_networks
-from manifestry.core.artifacts.fetches import Failure, FetchError, Head, Order
+from manifestry.core.fetching import fetches, urls
+from manifestry.core.fetching.addresses import Policy, parse_networks
+from manifestry.core.fetching.fetches import Failure, FetchError, Head, Order
 
 MIB = 1 << 20
 START = urls.parse("https://a.example/dir/file?q=1")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifestry.core.artifacts import addresses
-from manifestry.core.artifacts.addresses import Policy
+from manifestry.core.fetching import addresses
+from manifestry.core.fetching.addresses import Policy
 
 PUBLIC = [
     "1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255",
