@@ -15,7 +15,7 @@ from manifestry.adapters.store import inventory, stores
 from manifestry.adapters.store.contract import ports
 from manifestry.core.blobs import digests, garbagekeys, keys
 from manifestry.settings import StoreSettings
-from tests.component.artifacts.garbageworld import World
+from tests.component.artifacts.garbageworld import Cluster, World
 from tests.controlplane.plugin import refuse
 from tests.faults import loopdisk
 from tests.faults.loopdisk import LoopDisk
@@ -39,6 +39,9 @@ def any_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LoopDis
         yield mounted
 
 
+HOME = Cluster()  # remembers its turns, whatever becomes of a disk
+
+
 @asynccontextmanager
 async def world_on(disk: LoopDisk) -> AsyncIterator[World]:
     root = disk.folder / "store"
@@ -46,7 +49,9 @@ async def world_on(disk: LoopDisk) -> AsyncIterator[World]:
     settings = {"MANIFESTRY_STORE_PATH": str(root), "MANIFESTRY_GC_GRACE_SECONDS": "1"}
     used = stores.open_store(StoreSettings.from_mapping(settings))
     try:
-        yield World(used, cast("ObjectStore", Folder(root)))
+        world = World(used, cast("ObjectStore", Folder(root)), HOME)
+        assert await world.guard.check()
+        yield world
     finally:
         await used.close()
 
