@@ -36,7 +36,7 @@ class ApiFailure(Exception):  # noqa: N818 - an answer, often an expected one
 
 
 class ResourceLike(Protocol):
-    """What names a kind, such as `manifestry.core.names.Resource`."""
+    """What names a kind, such as `manifestry.core.kube.names.Resource`."""
 
     @property
     def group(self) -> str:

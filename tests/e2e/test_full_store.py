@@ -1,7 +1,8 @@
 """A store that takes no bytes, through the Service: only what writes bytes is refused, for every tenant.
 
 What a client sees of a full volume is the floor for new bytes, so the test raises it above the volume; a
-read-only volume is mounted as one; on that the new facade could not try its store, so it refuses. Either is a rollout of the facade, which ends only when the new pod is
+read-only volume is mounted as one, and the new facade, which could not try its store there, refuses. Either is
+a rollout of the facade, which ends only when the new pod is
 ready: a facade that left the Service for such a store would never get there.
 """
 
@@ -47,8 +48,7 @@ def wait(cluster: ClusterApi) -> None:
     argv = ("-n", NAMESPACE, "rollout", "status", FACADE, "--timeout=120s")
     cluster.kubectl(*argv, timeout_seconds=130)
     deadline = time.monotonic() + GONE_SECONDS
-    argv = ("-n", NAMESPACE, "get", "pods", "-l", PODS, "-o", "name")
-    while len(cluster.kubectl(*argv).stdout.split()) > 1:
+    while len(cluster.kubectl("-n", NAMESPACE, "get", "pods", "-l", PODS, "-o", "name").stdout.split()) > 1:
         assert time.monotonic() < deadline, "the facade before is still there"
         time.sleep(0.5)
 

@@ -1,1 +1,4 @@
-"""HTTP routes, one module per noun."""
+"""HTTP routes, one module per noun: gather, decide, act.
+
+What a route does belongs to its subject's room. Uses every other room but `access`.
+"""

@@ -16,7 +16,8 @@ from manifestry.handlers.runtime.registry import Context, Resync
 _logger = logging.getLogger(__name__)
 
 FULL_EVERY = 10  # each tenth time the settled objects are looked at, too
-EXPECTED = (apierrors.ApiError, books.LedgerError, ports.StoreUnavailableError)  # not defects of ours
+# Not defects of ours.
+EXPECTED = (apierrors.ApiError, books.LedgerError, ports.StoreUnavailableError, ports.StoreFullError)
 PART_SECONDS = 300.0  # a part that takes longer is broken, and must not stop the others for ever
 
 

@@ -11,6 +11,7 @@ import obstore
 import pytest
 
 from manifestry.adapters.store import pins
+from manifestry.adapters.store.ownership import owners
 from manifestry.core.blobs import digests, garbage, garbagekeys
 from manifestry.handlers.commands import retained
 from tests.component.artifacts import garbageworld
@@ -185,7 +186,8 @@ async def test_what_is_removed_goes_after_the_grace_and_what_others_refer_to_sta
 async def command(world: World, *arguments: str) -> list[Any]:
     """Run `python -m manifestry retained` and return what it writes."""
     out = io.StringIO()
-    made = retained.Command(cast("Any", world.api), world.store, out)
+    owner = owners.Owner(world.raw.records(), world.home)
+    made = retained.Command(cast("Any", world.api), world.store, owner, out)
     await made.run(retained.parse(arguments))
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
@@ -218,12 +220,21 @@ async def test_what_a_tenant_that_is_gone_has_left_is_listed_and_removed_by_the_
     assert (await world.has(b"12345"), await world.has(b"67")) == (False, False)
 
 
-async def test_nothing_is_removed_from_the_store_of_another_cluster(world: World) -> None:
-    obstore.put(world.behind, garbagekeys.OWNER, b'{"version": 1, "clusterUid": "another"}')
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (b'{"version": 1, "clusterUid": "another"}', "another cluster"),
+        (b'{"version": 1, "clusterUid": "this-cluster", "turn": "not noted here"}', "clone"),
+    ],
+)
+async def test_nothing_is_removed_from_a_store_that_is_not_ours(
+    world: World, record: bytes, why: str
+) -> None:
+    obstore.put(world.behind, garbagekeys.OWNER, record)
     put_pin(world, [digests.of(b"theirs")], 6)
     world.delete_namespace("team")
     for arguments in (["tenants"], ["remove", "--tenant-uid", world.uid, "--all"]):
-        with pytest.raises(retained.RefusedError, match="another cluster"):
+        with pytest.raises(retained.RefusedError, match=why):
             await command(world, *arguments)
     assert len(world.keys(garbagekeys.pins(world.uid))) == 1
 

@@ -1,5 +1,5 @@
-"""The object store: the one that the settings describe, and the collector's inventory of it.
+"""The object store: the one that the settings describe, its sessions, its pins, its inventory and quarantine.
 
 What a store promises is in `store.contract`; volumes are in `store.local`, buckets in `store.remote`. Which
-blobs may go is decided in `core.blobs`.
+blobs may go is decided in `core.blobs`. Uses the first three.
 """

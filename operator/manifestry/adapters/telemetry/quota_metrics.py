@@ -17,7 +17,7 @@ class QuotaMetrics:
 
     Args:
         registry: where they are collected; tests pass their own.
-    References: docs/metrics.md; shared design quota-ledger.md "Metrics".
+    References: docs/operations.md "Watch".
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

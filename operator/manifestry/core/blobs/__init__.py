@@ -1,4 +1,4 @@
-"""Bytes by their digest: keys in the store, what may go as garbage, how long a signed URL lasts.
+"""Bytes by their digest: keys, whose a store and a prefix are, what may go, until when a signed URL lasts.
 
 Who refers to bytes, and why, belongs to `artifacts`. Uses `kube`.
 """

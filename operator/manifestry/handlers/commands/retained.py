@@ -11,15 +11,16 @@ from typing import Any, TextIO
 
 from manifestry.adapters.kube import apierrors, cluster
 from manifestry.adapters.store import inventory, pins, stores
-from manifestry.adapters.store.contract import ports, record_ports
-from manifestry.core.blobs import garbagekeys, keys
+from manifestry.adapters.store.contract import ports
+from manifestry.adapters.store.ownership import homes, owners
+from manifestry.core.blobs import keys
+from manifestry.core.blobs.ownership import State
 from manifestry.core.kube import names
 from manifestry.core.quota.storage.retained import Retained
 from manifestry.handlers import process
 
 NAME = "retained"
 REFUSED_EXIT_CODE = 1
-SYSTEM_NAMESPACE = "kube-system"  # its uid is what the field takes for a cluster's identity
 
 
 class RefusedError(Exception):
@@ -47,7 +48,10 @@ async def run(asked: argparse.Namespace, configuration: process.Configuration, o
     client = await process.connect(configuration.cluster)
     opened = stores.open_store(configuration.store)
     try:
-        await Command(client, opened, out).run(asked)
+        chosen = configuration.operator
+        home = homes.KubeHome(client, configuration.cluster.namespace, chosen.lease_name)
+        owner = owners.Owner(opened.records(), home, "administrator")
+        await Command(client, opened, owner, out).run(asked)
     except (RefusedError, apierrors.ApiError, ports.StoreError) as error:
         _write(out, {"error": str(error)})
         return REFUSED_EXIT_CODE
@@ -63,14 +67,17 @@ class Command:
     Args:
         client: the Kubernetes API, which knows the tenants that exist.
         opened: the store.
+        owner: whose the store is.
         out: takes one JSON object a line.
     """
 
-    def __init__(self, client: cluster.KubeClient, opened: ports.Store, out: TextIO) -> None:
+    def __init__(
+        self, client: cluster.KubeClient, opened: ports.Store, owner: owners.Owner, out: TextIO
+    ) -> None:
         self._client = client
         self._inventory = inventory.Inventory(opened)
         self._pins = pins.Pins(opened)
-        self._records = opened.records()
+        self._owner = owner
         self._out = out
 
     async def run(self, asked: argparse.Namespace) -> None:
@@ -95,21 +102,14 @@ class Command:
                 _write(self._out, {"removed": _row(asked.tenant_uid, found)})
 
     async def _living(self) -> Mapping[str, str]:
-        """Return the namespaces by uid; of another cluster's store every tenant would look gone."""
+        """Return the namespaces by uid; in a store that is not ours every tenant would look gone."""
+        seen = await self._owner.look()
+        if seen.state is not State.OURS:
+            raise RefusedError(f"the store is not this cluster's: {seen.state.value}")
         found: dict[str, str] = {}
         async for page in self._client.pages(names.NAMESPACES):
             found |= {item["metadata"]["uid"]: item["metadata"]["name"] for item in page}
-        mine = next((uid for uid, name in found.items() if name == SYSTEM_NAMESPACE), "")
-        if not mine or await self._owner() != mine:
-            raise RefusedError("the store belongs to another cluster, or to none yet")
         return found
-
-    async def _owner(self) -> str:
-        record = await self._records.read(garbagekeys.OWNER, limit_bytes=record_ports.RECORD_MAX_BYTES)
-        try:
-            return str(json.loads(record or b"")["clusterUid"])
-        except (ValueError, KeyError, TypeError):
-            return ""
 
     async def _tenants(self, living: Mapping[str, str]) -> None:
         for tenant_uid in await self._inventory.tenants():

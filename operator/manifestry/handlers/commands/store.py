@@ -101,8 +101,8 @@ async def _adopt(site: Site, given: str) -> None:
 
 async def _release(site: Site) -> None:
     seen = await site.owner.look()
-    if seen.owner != seen.noted.home.cluster_uid:
-        raise CommandError("only its owner may release a store")
+    if seen.state is not ownership.State.OURS:
+        raise CommandError(f"only its owner may release a store: {seen.state.value}")
     await site.owner.release()
 
 
