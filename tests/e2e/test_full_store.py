@@ -1,9 +1,9 @@
 """A store that takes no bytes, through the Service: only what writes bytes is refused, for every tenant.
 
 What a client sees of a full volume is the floor for new bytes, so the test raises it above the volume; a
-read-only volume is mounted as one, and the new facade, which could not try its store there, refuses. Either is
-a rollout of the facade, which ends only when the new pod is
-ready: a facade that left the Service for such a store would never get there.
+read-only volume is mounted as one, and the new facade, which could not try its store there, refuses. Each is
+a rollout of the facade, which ends only when the new pod is ready: a facade that left the Service for such a
+store would never get there.
 """
 
 import json

@@ -98,7 +98,7 @@ async def _append(ports: deps.Ports, caller: deps.Caller, found: Found, request:
         if not wanted.is_last:
             return Response(status_code=204, headers=session_states.state_headers(ports, found, end))
         _check_end(end, found.session.length_bytes)
-        stored = await _complete(ports, caller, found, request, hold)
+        stored = await _complete(ports, caller, found, request, hold, end=end)
     return await _completed(ports, caller, stored, request, end)
 
 
@@ -202,13 +202,15 @@ async def _take(
         body.check()
     except errors.Problem as problem:
         if problem.kind is errors.DIGEST_MISMATCH:  # the bytes are among the others already
-            end = await _take_back(ports, found, wanted.offset)
+            if not await _take_back(ports, found, wanted.offset):
+                raise
+            end = wanted.offset
         raise session_states.with_offset(problem, end) from None
     return end
 
 
-async def _take_back(ports: deps.Ports, found: Found, offset: int) -> int:
-    """Remove a piece that is not what was sent, and return where the bytes end now.
+async def _take_back(ports: deps.Ports, found: Found, offset: int) -> bool:
+    """Remove a piece that is not what was sent; tell whether the upload is still there.
 
     Whoever cannot be rid of the piece gives the upload up: nobody may go on behind wrong bytes.
     """
@@ -216,10 +218,12 @@ async def _take_back(ports: deps.Ports, found: Found, offset: int) -> int:
         await ports.sessions.cut(found.session, offset)
     except (session_ports.OffsetError, session_ports.SessionNotFoundError):
         raise session_states.absent() from None
+    except session_ports.SessionLostError:
+        return False
     except store_ports.StoreError:
         await ports.sessions.abort(found.session)
         raise
-    return offset
+    return True
 
 
 async def _again(data: bytes) -> AsyncIterator[bytes]:
@@ -242,15 +246,24 @@ async def _refused(
 
 
 async def _complete(
-    ports: deps.Ports, caller: deps.Caller, found: Found, request: Request, hold: reservations.Hold
+    ports: deps.Ports,
+    caller: deps.Caller,
+    found: Found,
+    request: Request,
+    hold: reservations.Hold,
+    *,
+    end: int,
 ) -> lookups.Object:
-    """Seal, verify, publish and record; what can never succeed is removed, what may is left for a retry."""
+    """Seal, verify, publish and record; what can never succeed is removed, what may is left for a retry.
+
+    Sealed are as many bytes as were acknowledged, or none: since then a piece may have been taken away.
+    """
     session = found.session
     digest = _digest(found.holder, request, session.digest)
     promise = puts.Promise(digest, found.holder.get("sizeBytes"), ports.settings.max_upload_bytes)
     if found.is_repair:
         promise = puts.repairing(promise, found.holder)
-    staged = await _sealed(ports, found)
+    staged = await _sealed(ports, found, end)
     try:
         puts.verify(staged, promise)
         blob = await ports.store.publish(caller.tenant_uid, staged)
@@ -272,9 +285,9 @@ async def _complete(
     return stored
 
 
-async def _sealed(ports: deps.Ports, found: Found) -> store_ports.Staged:
+async def _sealed(ports: deps.Ports, found: Found, end: int) -> store_ports.Staged:
     try:
-        return await ports.sessions.seal(found.session)
+        return await ports.sessions.seal(found.session, size_bytes=end)
     except session_ports.SessionNotFoundError:
         raise session_states.absent() from None
     except session_ports.OffsetError:

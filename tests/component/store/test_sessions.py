@@ -365,6 +365,17 @@ def spoil(place: Place, session: uploads.Session, at: int, data: bytes) -> None:
     )
 
 
+def is_bucket(place: Place) -> bool:
+    """Tell whether the end of a session cannot be moved back: somebody may be appending behind it."""
+    return not isinstance(place.sessions, local_sessions.LocalSessions)
+
+
+async def given_up(place: Place, session: uploads.Session) -> None:
+    with pytest.raises(session_ports.SessionLostError, match="begin a new one"):
+        await place.sessions.seal(session)
+    assert await place.offset(session) is None
+
+
 @pytest.mark.parametrize(("at", "left"), [(0, 0), (4999, 0), (5000, 5000), (11_999, 10_000)])
 async def test_a_wrong_byte_in_the_store_is_not_published(
     place: Place, tenant: str, at: int, left: int
@@ -373,6 +384,9 @@ async def test_a_wrong_byte_in_the_store_is_not_published(
     for size in (5000, 5000, 2000):
         offset = await place.append(session, offset, data[offset : offset + size])
     spoil(place, session, at, data)
+    if is_bucket(place):
+        await given_up(place, session)
+        return
     with pytest.raises(session_ports.PieceDamagedError) as caught:
         await place.sessions.seal(session)
     assert caught.value.offset == left
@@ -387,6 +401,9 @@ async def test_a_wrong_byte_in_the_only_piece_is_not_published(place: Place, ten
     session = await place.begin(tenant)
     await place.append(session, 0, b"hello")
     spoil(place, session, 0, b"hello")
+    if is_bucket(place):
+        await given_up(place, session)
+        return
     with pytest.raises(session_ports.PieceDamagedError):
         await place.sessions.seal(session)
     assert await place.offset(session) == 0
@@ -398,6 +415,11 @@ async def test_a_piece_is_taken_back(place: Place, tenant: str) -> None:
     data = random.randbytes(200)
     await place.append(session, 0, data[:50])
     await place.append(session, 50, data[50:])
+    if is_bucket(place):
+        with pytest.raises(session_ports.SessionLostError, match="begin a new one"):
+            await place.another().cut(session, 50)
+        assert await place.offset(session) is None
+        return
     for _ in range(2):
         await place.another().cut(session, 50)
         assert await place.offset(session) == 50
@@ -547,7 +569,7 @@ async def test_a_session_that_cannot_be_recorded_takes_no_slot(
         async def refuse(*_: object) -> None:
             raise ports.StoreFullError("full")
 
-        monkeypatch.setattr(place.sessions, "_put", refuse)
+        monkeypatch.setattr(cast("Any", place.sessions)._pieces, "put", refuse)
     with pytest.raises(ports.StoreFullError):
         await place.begin(tenant)
     assert place.keys(f"sessions/{tenant}") == []
@@ -621,3 +643,44 @@ async def test_a_hung_disk_is_unavailable_within_the_timeout(
     assert found is not None
     assert found.offset == 5
     await used.close()
+
+
+async def test_no_fewer_bytes_are_sealed_than_were_acknowledged(place: Place, tenant: str) -> None:
+    session = await place.begin(tenant)
+    end = await place.append(session, 0, b"hello world")
+    for wrong in (end - 6, end + 1):  # somebody has taken bytes away, or has appended, since
+        with pytest.raises(session_ports.OffsetError):
+            await place.sessions.seal(session, size_bytes=wrong)
+    assert await place.offset(session) == end
+    staged = await place.sessions.seal(session, size_bytes=end)
+    assert await place.another().seal(session, size_bytes=end) == staged
+    with pytest.raises(session_ports.OffsetError):
+        await place.another().seal(session, size_bytes=end - 6)
+
+
+async def test_an_append_to_a_session_that_is_given_up_is_not_acknowledged(place: Place, tenant: str) -> None:
+    session = await place.begin(tenant)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a" * place.sessions.piece_bytes
+        yield b"b" * place.sessions.piece_bytes
+        await place.another().abort(session)
+
+    with pytest.raises(session_ports.SessionNotFoundError):
+        await place.sessions.append(session, 0, body(), limit_bytes=1 << 30)
+
+
+async def test_one_wrong_reading_takes_nothing_away(
+    place: Place, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_bucket(place):
+        return  # `test_what_was_read_wrong_once...` has the bucket's
+    session, read, wrong = await place.begin(tenant), session_parts.Parts.read, [True]
+    await place.append(session, 0, b"hello world")
+
+    def once(self: session_parts.Parts, offset: int, count: int) -> bytes:
+        data = read(self, offset, count)
+        return bytes([data[0] ^ 1]) + data[1:] if wrong and wrong.pop() else data
+
+    monkeypatch.setattr(session_parts.Parts, "read", once)
+    assert (await place.sessions.seal(session)).digest == digests.of(b"hello world")

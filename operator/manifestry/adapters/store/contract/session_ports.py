@@ -54,6 +54,16 @@ class SessionLimitError(StoreError):
         self.sessions = sessions
 
 
+def check_size(found: int, wanted: int | None) -> None:
+    """Refuse to seal fewer or more bytes than whoever completes was told.
+
+    Raises:
+        OffsetError: somebody has appended, or damaged bytes were taken away, since.
+    """
+    if wanted not in {None, found}:
+        raise OffsetError("there are not as many bytes as were acknowledged")
+
+
 class Sessions(Protocol):
     """The resumable uploads in a store. Every method may raise `StoreUnavailableError`, as the store's do."""
 
@@ -100,17 +110,24 @@ class Sessions(Protocol):
     async def cut(self, session: uploads.Session, offset: int) -> None:
         """Remove the bytes from `offset` on, where an append once began; nothing happens without any.
 
+        A bucket cannot move an end back without letting somebody append behind it: there the session goes.
+
         Raises:
             SessionNotFoundError: the session is gone.
             OffsetError: the session is sealed.
-            SessionLostError: the store failed, and the session had to be given up.
+            SessionLostError: the session had to be given up.
         """
         ...
 
-    async def seal(self, session: uploads.Session) -> Staged:
+    async def seal(self, session: uploads.Session, *, size_bytes: int | None = None) -> Staged:
         """Hash the bytes and let no more come; the result can be published. Safe to repeat.
 
+        Args:
+            session: which.
+            size_bytes: how many there must be, as whoever completes was told; None for as many as there are.
+
         Raises:
+            SessionLostError: the store has other bytes than were received, and the session was given up.
             PieceDamagedError: the store has other bytes than were received; the wrong ones are removed.
             SessionNotFoundError: the session is gone.
             OffsetError: somebody appended meanwhile.

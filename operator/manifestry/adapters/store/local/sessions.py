@@ -11,7 +11,13 @@ from typing import Final, ParamSpec, TypeVar
 
 from manifestry.adapters import offers, threads
 from manifestry.adapters.store.contract import ports, session_ports
-from manifestry.adapters.store.contract.ports import BATCH_BYTES, Chunk, Staged, StoreError
+from manifestry.adapters.store.contract.ports import (
+    BATCH_BYTES,
+    Chunk,
+    Staged,
+    StoreError,
+    StoreUnavailableError,
+)
 from manifestry.adapters.store.contract.session_ports import (
     OffsetError,
     PieceDamagedError,
@@ -103,34 +109,47 @@ class LocalSessions:
         async with self._opened(session) as (parts, _):
             await self._run("cut", parts.cut, offset)
 
-    async def seal(self, session: uploads.Session) -> Staged:
+    async def seal(self, session: uploads.Session, *, size_bytes: int | None = None) -> Staged:
         """Hash the bytes, compare them with what was received, and let no more come."""
-        if (staged := await self._sealed(session)) is not None:
+        if (staged := await self._sealed(session, size_bytes)) is not None:
             return staged
         try:
-            return await self._seal(session)
+            return await self._seal(session, size_bytes)
         except (OffsetError, SessionNotFoundError):  # whoever seals it at the same time may be quicker
-            if (staged := await self._sealed(session)) is not None:
+            if (staged := await self._sealed(session, size_bytes)) is not None:
                 return staged
             raise
 
-    async def _sealed(self, session: uploads.Session) -> Staged | None:
+    async def _sealed(self, session: uploads.Session, size_bytes: int | None) -> Staged | None:
         state = await self.head(session.session_id)
         if state is None or state.seal is None:
             return None
+        session_ports.check_size(state.seal.size_bytes, size_bytes)
         await self._run("seal", self._touch, session.session_id)
         return Staged(*state.seal)
 
-    async def _seal(self, session: uploads.Session) -> Staged:
+    async def _seal(self, session: uploads.Session, size_bytes: int | None) -> Staged:
         async with self._opened(session) as (parts, _):
-            look = session_checks.Comparison(parts, await self._run("seal", parts.halt))
-            while not await self._run("seal", look.advance):
-                pass
+            look = await self._compared(parts, size_bytes)
+            if look.is_damaged:  # what was read wrong once need not be stored wrong
+                before, look = look.end, await self._compared(parts, size_bytes)
+                if look.is_damaged and look.end != before:
+                    raise StoreUnavailableError("the object store returns other bytes each time (seal)")
             if look.is_damaged:
                 raise PieceDamagedError(await self._run("seal", parts.cut, look.end))
             seal = uploads.Seal(session.session_id, look.digest, look.end)
             await self._run("seal", parts.seal, seal)
         return Staged(*seal)
+
+    async def _compared(
+        self, parts: session_parts.Parts, size_bytes: int | None
+    ) -> session_checks.Comparison:
+        end = await self._run("seal", parts.halt)
+        session_ports.check_size(end, size_bytes)
+        look = session_checks.Comparison(parts, end)
+        while not await self._run("seal", look.advance):
+            pass
+        return look
 
     async def finish(self, session: uploads.Session) -> None:
         """Give the slot and the bytes free; the record and the seal stay."""

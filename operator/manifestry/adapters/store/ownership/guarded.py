@@ -272,10 +272,10 @@ class GuardedSessions:
         self._guard.require_owner()
         await self._sessions.cut(session, offset)
 
-    async def seal(self, session: uploads.Session) -> Staged:
+    async def seal(self, session: uploads.Session, *, size_bytes: int | None = None) -> Staged:
         """Hash the bytes and let no more come."""
         self._guard.require()
-        return await self._sessions.seal(session)
+        return await self._sessions.seal(session, size_bytes=size_bytes)
 
     async def finish(self, session: uploads.Session) -> None:
         """Give the slot and the bytes free after they were published."""

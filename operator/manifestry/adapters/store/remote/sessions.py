@@ -29,6 +29,7 @@ from manifestry.adapters.store.contract.session_ports import (
     OffsetError,
     PieceDamagedError,
     SessionLimitError,
+    SessionLostError,
     SessionNotFoundError,
 )
 from manifestry.adapters.store.remote import blobs
@@ -99,8 +100,9 @@ class RemoteSessions:
     ) -> int:
         """Store more bytes at the end, and return the new end once they are durable.
 
-        The end is looked for once. It only moves forward, and where it was there is a piece now: so whoever
-        has moved it since makes `_create` fail, which is the compare-and-swap.
+        The end is looked for first. It only moves forward, and where it was there is a piece now: so whoever
+        has moved it since makes `create` fail, which is the compare-and-swap. It is looked for once more
+        before the answer: the session may have been given up meanwhile.
         """
         is_checked = False
         async for data in ports.batches(chunks, batch_bytes=self.piece_bytes, limit_bytes=limit_bytes):
@@ -111,16 +113,23 @@ class RemoteSessions:
             if not await self._pieces.create(uploads.piece(session.session_id, offset), bytes(data), said):
                 raise OffsetError("the stored bytes do not end there")
             offset += len(data)
+        if is_checked:
+            await self._check_alive(session)
         return offset
 
-    async def cut(self, session: uploads.Session, offset: int) -> None:
-        """Remove the pieces from `offset` on."""
+    async def cut(self, session: uploads.Session, offset: int) -> None:  # noqa: ARG002 - the port's
+        """Give the session up: nobody could move its end back and keep others from appending behind it."""
         found = await self._pieces.listed(keys.upload(session.session_id))
         if found is None or not found.has_record:
             raise SessionNotFoundError("the upload is gone")
         if found.has_seal:
             raise OffsetError("the upload is complete")
-        await self._remove_from(session, offset)
+        await self.abort(session)
+        raise SessionLostError("the upload had wrong bytes and is gone; begin a new one")
+
+    async def _check_alive(self, session: uploads.Session) -> None:
+        if await self._pieces.read(_key(session.session_id, remote_pieces.RECORD)) is None:
+            raise SessionNotFoundError("the upload is gone")
 
     async def _check_end(self, session: uploads.Session, offset: int) -> None:
         found = await self._pieces.listed(keys.upload(session.session_id))
@@ -129,22 +138,24 @@ class RemoteSessions:
         if found.has_seal or sum(size for _, size in uploads.chain(found.pieces)) != offset:
             raise OffsetError("the stored bytes do not end there")
 
-    async def seal(self, session: uploads.Session) -> Staged:
+    async def seal(self, session: uploads.Session, *, size_bytes: int | None = None) -> Staged:
         """Copy the pieces together, hashing and comparing them, and let no more come."""
         try:
-            return await self._seal(session)
+            return await self._seal(session, size_bytes)
         except (OffsetError, SessionNotFoundError):  # whoever seals it at the same time may be quicker
             state = await self.head(session.session_id)
             if state is not None and state.seal is not None:
+                session_ports.check_size(state.seal.size_bytes, size_bytes)
                 return Staged(*state.seal)
             if state is not None:
                 raise OffsetError("the stored bytes have changed") from None
             raise
 
-    async def _seal(self, session: uploads.Session) -> Staged:
+    async def _seal(self, session: uploads.Session, wanted_bytes: int | None) -> Staged:
         state = await self.head(session.session_id)
         if state is None:
             raise SessionNotFoundError("the upload is gone")
+        session_ports.check_size(state.offset, wanted_bytes)
         if state.seal is not None and await self._is_fresh(session):
             return Staged(*state.seal)
         found = await self._pieces.listed(keys.upload(session.session_id))
@@ -153,13 +164,14 @@ class RemoteSessions:
         size_bytes = sum(size for _, size in pieces)
         if state.seal is not None and size_bytes != state.seal.size_bytes:
             raise SessionNotFoundError("the upload's bytes are gone")
+        session_ports.check_size(size_bytes, wanted_bytes)
         await self._end(session, size_bytes)
         try:
             staged = await self._staged(session, pieces, size_bytes)
         except PieceDamagedError as error:
             if await self._is_damaged(session, pieces, error.offset):
-                await self._remove_from(session, error.offset)
-                raise
+                await self.abort(session)
+                raise SessionLostError("the store has other bytes than were sent; begin a new one") from error
             raise StoreUnavailableError("the object store returned other bytes than it has (seal)") from error
         await self._pieces.put(
             _key(session.session_id, remote_pieces.SEAL), uploads.to_bytes(uploads.Seal(*staged))
@@ -300,13 +312,6 @@ class RemoteSessions:
         key = uploads.piece(session.session_id, size_bytes)
         if not await self._pieces.create(key, b"") and await self._pieces.size(key) != 0:
             raise OffsetError("more bytes have come")
-
-    async def _remove_from(self, session: uploads.Session, offset: int) -> None:
-        def is_before(item: "ObjectMeta") -> bool:
-            at = uploads.parse_piece(_name(item))
-            return at is None or at < offset
-
-        await self._pieces.remove_below(session.session_id, is_before)
 
 
 def _key(session_id: str, name: str) -> str:
