@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.unit.core.quota.storage import storagemodel as model
+from tests.unit.core.quota.storage import storageworld as worlds
 
 pytestmark = pytest.mark.unit
-NAMES = st.sampled_from(model.NAMES)
-FILES = st.sampled_from(model.FILES)
+NAMES = st.sampled_from(worlds.NAMES)
+FILES = st.sampled_from(worlds.FILES)
 SIZES = st.sampled_from([0, 1, 20, 40, 60, 100, 101])
 CHUNKS = st.lists(st.sampled_from([1, 10, 30]), max_size=4)
 REFUSALS = st.sampled_from(["no", "no", "no", "forbidden", "lost"])
@@ -25,7 +26,7 @@ class StorageProtocol(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = model.World()
+        self.world = worlds.World()
         model.drain(model.recount(self.world))
         self.ops: list[model.Op] = []
 
@@ -109,7 +110,7 @@ class StorageProtocol(RuleBasedStateMachine):
 
     @invariant()
     def limits_hold(self) -> None:
-        assert not list(model.violations(self.world))
+        assert not list(worlds.violations(self.world))
 
     def teardown(self) -> None:
         """Let everything come to rest: then nothing may be left over."""
@@ -118,7 +119,7 @@ class StorageProtocol(RuleBasedStateMachine):
             self.limits_hold()
         model.settle(self.world)
         self.limits_hold()
-        assert not list(model.leaks(self.world))
+        assert not list(worlds.leaks(self.world))
 
 
 StorageProtocol.TestCase.settings = settings(
@@ -136,10 +137,10 @@ def simulate(seed: int, steps: int) -> None:
     machine = StorageProtocol()
 
     def name() -> str:
-        return choose.choice(model.NAMES[:4])
+        return choose.choice(worlds.NAMES[:4])
 
     def file() -> str:
-        return choose.choice(model.FILES)
+        return choose.choice(worlds.FILES)
 
     def chunks() -> list[int]:
         return [choose.choice([10, 30]) for _ in range(choose.randrange(1, 3))]
@@ -177,7 +178,7 @@ def test_the_protocol_holds_on_long_walks(seed: int) -> None:
 
 
 def test_what_fits_is_accepted_and_what_is_deleted_makes_room() -> None:
-    world = model.World()
+    world = worlds.World()
     model.drain(model.recount(world))
     for name in ("a", "b", "c"):
         model.drain(model.post(world, name, 40, is_upload=False, refused="no"))
@@ -191,7 +192,7 @@ def test_what_fits_is_accepted_and_what_is_deleted_makes_room() -> None:
 
 
 def test_an_upload_that_was_killed_gives_its_bytes_back_and_stays_counted() -> None:
-    world = model.World()
+    world = worlds.World()
     model.drain(model.recount(world))
     model.drain(model.post(world, "a", 0, is_upload=True, refused="no"))
     model.drain(model.reconcile(world, "a"))
@@ -204,7 +205,7 @@ def test_an_upload_that_was_killed_gives_its_bytes_back_and_stays_counted() -> N
 
 
 def test_what_a_killed_operator_has_charged_is_not_charged_again_and_given_back() -> None:
-    world = model.World()
+    world = worlds.World()
     model.drain(model.recount(world))
     model.drain(model.apply_url(world, "a"))
     first = model.fetch(world, "a", [30, 30], fails=False)
@@ -221,7 +222,7 @@ def test_what_a_killed_operator_has_charged_is_not_charged_again_and_given_back(
 
 
 def test_what_is_retained_keeps_its_room_until_an_administrator_removes_it() -> None:
-    world = model.World()
+    world = worlds.World()
     model.drain(model.recount(world))
     for _ in range(5):  # the loop that filled a store: upload, `Retain`, delete
         model.drain(model.post(world, "b", 40, is_upload=False, refused="no"))
@@ -240,7 +241,7 @@ def test_what_is_retained_keeps_its_room_until_an_administrator_removes_it() -> 
 
 
 def test_a_pin_of_an_artifact_that_was_never_said_to_be_stored_counts_once() -> None:
-    world = model.World()
+    world = worlds.World()
     model.drain(model.recount(world))
     model.drain(model.post(world, "b", 100, is_upload=False, refused="no"))
     looking = model.reconcile(world, "b")
