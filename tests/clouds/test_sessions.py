@@ -11,10 +11,13 @@ from manifestry.adapters.store import sessions, stores
 from manifestry.settings import StoreSettings
 from tests.clouds import promises
 from tests.clouds.conftest import Cloud
+from tests.component.store import test_session_bytes, test_session_listing
 from tests.component.store import test_sessions as contract
 
 tenant = contract.tenant
 globals().update(promises.of(contract, "place"))
+globals().update(promises.of(test_session_bytes, "place"))
+globals().update(promises.of(test_session_listing, "place"))
 
 
 @pytest.fixture

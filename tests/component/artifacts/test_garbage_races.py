@@ -13,7 +13,6 @@ import itertools
 import os
 import random
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -317,16 +316,6 @@ def test_a_thousand_random_orders_lose_nothing(seed: int, tmp_path: Path) -> Non
             held(*race_local(kinds, choose, tmp_path / str(number), full=rng.random() < 0.5))
 
 
-def test_garbage_goes_when_nobody_publishes_it(tmp_path: Path) -> None:
-    for kinds in (["collect"], ["collect", "collect again"]):
-        for seed in range(10):
-            rng = random.Random(seed)
-            assert race_remote(kinds, rng.randrange)[0] is False
-            for full in (False, True):
-                root = tmp_path / f"{seed}-{len(kinds)}-{full}"
-                assert race_local(kinds, rng.randrange, root, full=full)[0] is False
-
-
 @pytest.mark.parametrize(
     "broken", ["no claim is looked for", "the blob is not looked for", "refer unconfirmed"]
 )
@@ -402,15 +391,3 @@ def test_each_part_of_the_rule_is_needed_on_a_disk(
         return not there and bool(cluster.acknowledged)
 
     assert any(loses(first, then) for first, then in itertools.product(*map(range, STEPS)))
-
-
-def test_threads_that_are_no_actors_are_never_held_up() -> None:
-    turns = ThreadTurns(lambda _: 0)
-    done = threading.Event()
-
-    def step() -> None:
-        turns.step()
-        done.set()
-
-    threading.Thread(target=step).start()
-    assert done.wait(5)
