@@ -10,7 +10,7 @@ from manifestry.adapters.quota.books import LedgerError
 from manifestry.core.kube import names
 from manifestry.handlers.jobs import holders, reconciler
 from manifestry.handlers.quota import ledgers
-from manifestry.handlers.runtime import namespaces
+from manifestry.handlers.runtime import keys, namespaces
 from tests.unit.handlers.fakeapi import NAMESPACE, TENANT, TYPE, World
 
 
@@ -160,6 +160,9 @@ async def test_who_was_not_reached_comes_first_the_next_time(monkeypatch: pytest
     assert asked == [NAMESPACE, "b", NAMESPACE]
 
 
+LEDGERS = (names.QUOTA_LEDGERS.kind, keys.STORAGE_LEDGER)
+
+
 async def test_a_namespace_wakes_its_own_ledgers_and_those_of_its_rivals() -> None:
     world = World()
     for number in range(5):
@@ -169,7 +172,9 @@ async def test_a_namespace_wakes_its_own_ledgers_and_those_of_its_rivals() -> No
     async def woken(name: str) -> list[str]:
         world.woken.clear()
         await namespaces.reconcile(world.ctx, "", name)
-        return sorted(namespace for _, namespace, _ in world.woken)
+        kinds = {kind: [key[1] for key in world.woken if key[0] == kind] for kind in LEDGERS}
+        assert sorted(kinds[LEDGERS[0]]) == sorted(kinds[LEDGERS[1]]), "of jobs and of storage"
+        return sorted(kinds[LEDGERS[0]])
 
     assert await woken("n1") == ["n1"]
     world.keep(names.NAMESPACES, {"metadata": {"name": "n1", "labels": {names.TENANT_LABEL: TENANT}}})
