@@ -278,7 +278,7 @@ async def test_one_wrong_reading_takes_nothing_away(
     place: Place, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_bucket(place):
-        return  # `test_what_was_read_wrong_once...` has the bucket's
+        pytest.skip("a volume's; `test_one_wrong_reading_costs_nothing` has the bucket's")
     session, read, wrong = await place.begin(tenant), session_parts.Parts.read, [True]
     await place.append(session, 0, b"hello world")
 
